@@ -1,0 +1,96 @@
+# parzen: `make` builds one binary; `make demo` runs a search with it; `make test` tests it. GNU make, gcc or clang.
+CC ?= cc
+NVCC ?= nvcc
+# Warnings are errors with WERROR=1 (as .ci/run does), and only warnings for users.
+WERROR ?= 0
+OPT ?= -O2 -g
+WARN = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes $(if $(filter 1,$(WERROR)),-Werror)
+ALL_CFLAGS = -std=gnu11 $(OPT) -fno-math-errno -ffp-contract=off -pthread $(WARN) $(CFLAGS)
+LDLIBS = -lm
+
+# One build of each kind in a folder of its own: make BUILD=build/asan OPT="-O1 -g -fsanitize=address,undefined"
+BUILD ?= build
+BIN ?= parzen
+
+# The CPU's operations are one text, compiled for each instruction set; the program chooses at run time.
+ISAS = base
+FLAGS_base =
+ifeq ($(firstword $(subst -, ,$(shell $(CC) -dumpmachine))),x86_64)
+ISAS += avx2 avx512
+FLAGS_avx2 = -mavx2 -mfma
+FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma
+endif
+
+ROOMS = space checkpoint tpe data net report search base pool device_cpu
+OBJECTS = $(ROOMS:%=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/layers_cpu_%.o)
+
+# CUDA where there is an nvcc and the device's source; DEFINES tells the program.
+ifneq ($(wildcard layers.cu),)
+ifneq ($(shell command -v $(NVCC) 2>/dev/null),)
+CUDA = 1
+endif
+endif
+
+TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+
+.PHONY: all test demo cifar100 asan valgrind fuzz lint format clean
+all: $(BIN)
+
+$(BIN): $(BUILD)/main.o $(OBJECTS)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+ifneq ($(CUDA),1)
+	@echo "built $@ for the CPU alone: no CUDA device in this build"
+endif
+
+$(BUILD)/%.o: %.c | $(BUILD)
+	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
+
+define isa_rule
+$(BUILD)/layers_cpu_$(1).o: layers_cpu.c | $(BUILD)
+	$$(CC) $$(ALL_CFLAGS) -O3 -ffp-contract=fast $$(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -c -o $$@ $$<
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+
+$(BUILD):
+	mkdir -p $@
+
+$(BUILD)/tests/%: tests/%.c $(OBJECTS) | $(BUILD)
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(ALL_CFLAGS) -I. $(LDFLAGS) -MMD -o $@ $< $(OBJECTS) $(LDLIBS)
+
+# Replays a folder of hyperopt goldens: tests/golden_tpe DIR
+.PHONY: tests/golden_tpe
+tests/golden_tpe: $(BUILD)/tests/golden_tpe
+	cp $< $@
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+
+test: $(BIN) $(TESTS:%=$(BUILD)/tests/%) $(BUILD)/tests/golden_tpe
+	@BUILD=$(BUILD) BIN=./$(BIN) sh tests/run
+
+# A real search of the whole space, on the built-in images: fewer epochs and narrower layers, the same program.
+demo: $(BIN)
+	@BIN=./$(BIN) sh tests/demo
+
+cifar100:
+	@sh tests/cifar100
+
+asan:
+	$(MAKE) BUILD=build/asan BIN=build/asan/parzen OPT="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test
+
+valgrind: $(BIN) $(TESTS:%=$(BUILD)/tests/%)
+	@BUILD=$(BUILD) BIN=./$(BIN) sh tests/valgrind
+
+# FUZZ_SECONDS on each reader, with clang's libFuzzer, from the kept corpus.
+FUZZ_SECONDS ?= 60
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
+
+lint:
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
+
+format:
+	clang-format -i *.c *.h tests/*.c tests/*.h
+
+clean:
+	rm -rf build parzen tests/golden_tpe

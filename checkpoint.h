@@ -1,0 +1,70 @@
+/* checkpoint.h - plain binary files: the log of trials, and the tensors of a net. The formats are stated at the top
+ * of checkpoint.c. */
+#ifndef CHECKPOINT_H
+#define CHECKPOINT_H
+#include "space.h"
+
+/* ---- the log of trials ---- */
+enum trial_status { TRIAL_OK = 0, TRIAL_FAILED = 1 };
+
+struct trial {
+    uint32_t number; /* from 0; hyperopt's tid */
+    enum trial_status status;
+    double loss;      /* what TPE minimises; minus the best fine accuracy; NaN in memory and on disk when failed */
+    double seconds;   /* wall time it took */
+    int64_t finished; /* Unix time */
+    uint32_t epochs;  /* epochs trained */
+    double fine_accuracy, coarse_accuracy; /* best */
+    const char *name;     /* of its result file, without folder and ending: "model_0.676100_6066e"; "" when failed */
+    const char *reason;   /* "" or why it failed or stopped early */
+    const double *values; /* n_params doubles, NaN for the inactive */
+};
+
+struct log_header {
+    uint64_t seed;
+    const char *space;    /* the normal form of the space */
+    const char *settings; /* one line of JSON: what else must not change between runs (data, epochs, objective ...) */
+};
+
+struct log; /* opaque: an open log; its trials are in memory, in the order of their records */
+
+/* Opens FOLDER/trials.log, creating folder and file when they are not there (then header is written to it; header
+ * may be NULL to open only an existing one: a missing log is ERROR_USER). A torn or damaged tail is cut off; what was
+ * cut is kept in a file beside it, and *notice (at least 300 bytes, "" when all was well) says in one line what was
+ * dropped. ERROR_USER: not a log, another version, no header. With write 0 nothing on disk is changed. */
+int log_open(struct log **, const char *folder, const struct log_header *header, int write, char *notice, size_t room,
+             struct error *);
+void log_close(struct log *);
+const struct log_header *log_get_header(const struct log *);
+int log_count(const struct log *);
+const struct trial *log_trial(const struct log *, int i); /* valid until log_close */
+/* Appends one trial: under a lock, one write, fsync; recorded when it returns OK. On an error (disk full) the file is
+ * cut back to what it held. The trial must have as many values as the log's space has parameters. */
+int log_append(struct log *, const struct trial *, struct error *);
+/* Decodes a log from memory: the reader behind log_open, for tests and fuzzing. *used: bytes up to the end of the
+ * last good record. */
+int log_decode(struct log **, const uint8_t *bytes, size_t n, size_t *used, char *notice, size_t room, struct error *);
+
+/* ---- tensors: the weights of a net; a safetensors file (8 bytes of header length, JSON header, raw little-endian
+ * data), so that any reader of that format loads it; a CRC-32C of the data stands in its metadata ---- */
+struct tensor {
+    const char *name;
+    int dims, shape[4];
+    float *data; /* F32, row major */
+};
+struct tensors {
+    struct arena arena;
+    int n;
+    struct tensor *all;
+    const char *metadata; /* one line of JSON: an object of strings ("config": "{...}", ...) */
+    float *block;         /* the data behind all tensors */
+};
+/* metadata: pairs of key, value, key, value, NULL. */
+int tensors_write(const char *path, const struct tensor *, int n, const char *const *metadata, struct error *);
+int tensors_read(struct tensors *, const char *path, struct error *);
+int tensors_decode(struct tensors *, const uint8_t *bytes, size_t n, const char *file, struct error *);
+const struct tensor *tensors_find(const struct tensors *, const char *name);
+/* A metadata string, or NULL. */
+const char *tensors_get(const struct tensors *, const char *key);
+void tensors_free(struct tensors *);
+#endif

@@ -1,0 +1,350 @@
+/* test_net.c - whole networks: sizes against SEED.md, every gradient against finite differences of the loss, the
+ * memory plan against one where nothing shares, thread counts against each other, weights there and back. */
+#include "net.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "check.h"
+
+static const char plain[] =
+    "{'lr_rate_mult': 1, 'l2_weight_reg_mult': 1, 'batch_size': 12, 'optimizer': 'Nadam', 'coarse_labels_weight': 0.2,"
+    " 'conv_dropout_drop_proba': 0.175, 'fc_dropout_drop_proba': 0.3, 'use_BN': True, 'first_conv': 4, 'residual': 4,"
+    " 'conv_hiddn_units_mult': 1.0, 'nb_conv_pool_layers': 3, 'pooling_type': 'inception', 'conv_kernel_size': 3.0,"
+    " 'fc_units_1_mult': 1.0, 'one_more_fc': 1.0, 'activation': 'elu'}";
+static const char best[] =
+    "{\"activation\": \"elu\", \"batch_size\": 320.0, \"coarse_labels_weight\": 0.3067103474295116, "
+    "\"conv_dropout_drop_proba\": 0.25923531175521264, \"conv_hiddn_units_mult\": 1.5958302613876916, "
+    "\"conv_kernel_size\": 3.0, \"conv_pool_res_start_idx\": 0.0, \"fc_dropout_drop_proba\": 0.4322253354921089, "
+    "\"fc_units_1_mult\": 1.3083964454436132, \"first_conv\": 3, \"l2_weight_reg_mult\": 0.41206755600055983, "
+    "\"lr_rate_mult\": 0.6549347353077412, \"nb_conv_pool_layers\": 3, \"one_more_fc\": null, \"optimizer\": "
+    "\"Nadam\", "
+    "\"pooling_type\": \"avg\", \"res_conv_kernel_size\": 2.0, \"residual\": 3.0, \"use_BN\": true}";
+
+static struct net_config read_config(const char *text) {
+    struct document doc = {0};
+    struct error e = {0};
+    struct net_config c;
+    memset(&c, 0, sizeof c);
+    CHECK(value_parse(&doc, text, strlen(text), "test", &e) == OK, "%s", e.text);
+    CHECK(net_config_read(&c, doc.root, "test", &e) == OK, "%s", e.text);
+    document_free(&doc);
+    return c;
+}
+
+/* n images of noise on which a rule of brightness decides the label. */
+static struct net_images make_images(struct device *d, int n) {
+    struct images from = {.n = n, .h = 32, .w = 32, .c = 3};
+    struct rng rng = rng_make(5, 0, RNG_SYNTHETIC);
+    struct net_images set;
+    struct error e = {0};
+    const size_t bytes = (size_t)n * 3072;
+    from.pixels = mem_alloc(bytes);
+    from.fine = mem_alloc((size_t)n);
+    from.coarse = mem_alloc((size_t)n);
+    for (int i = 0; i < n; i++) {
+        from.fine[i] = (uint8_t)(i % 10);
+        from.coarse[i] = (uint8_t)(i % 2);
+        for (int k = 0; k < 3072; k++) {
+            const int stripe = (k / 96) % 10 == i % 10 ? 120 : 0;
+            from.pixels[i * 3072 + k] = (uint8_t)(rng_below(&rng, 136) + (uint32_t)stripe);
+        }
+    }
+    CHECK(net_images_load(&set, &from, d, &e) == OK, "%s", e.text);
+    mem_free(from.pixels);
+    mem_free(from.fine);
+    mem_free(from.coarse);
+    return set;
+}
+
+static void test_sizes(struct device *d, const struct net_images *set) {
+    const char *texts[] = {plain, best};
+    const size_t parameters[] = {5738581, 7056706};
+    const double mega[] = {242.2, 234.6};
+    for (int i = 0; i < 2; i++) {
+        const struct net_config c = read_config(texts[i]);
+        const struct net_options o = {.seed = 1, .fine = 100, .coarse = 20};
+        struct error e = {0};
+        struct net *net = NULL;
+        CHECK(net_build(&net, &c, &o, d, set, NULL, &e) == OK, "%s", e.text);
+        if (net == NULL) continue;
+        const struct net_size size = net_get_size(net);
+        CHECK(size.parameters == parameters[i], "%zu parameters, not %zu", size.parameters, parameters[i]);
+        CHECK(fabs(size.multiply_adds / 1e6 - mega[i]) < 0.05, "%.3f M multiply-adds", size.multiply_adds / 1e6);
+        net_free(net);
+    }
+}
+
+static void expect_complaint(const char *text, const char *what) {
+    struct document doc = {0};
+    struct error e = {0};
+    struct net_config c;
+    CHECK(value_parse(&doc, text, strlen(text), "test", &e) == OK, "%s", e.text);
+    CHECK(net_config_read(&c, doc.root, "test", &e) == ERROR_USER, "accepted: %s", text);
+    CHECK(strstr(e.text, what) != NULL, "'%s' has no '%s'", e.text, what);
+    document_free(&doc);
+}
+
+/* The plain configuration with one piece of its text replaced. */
+static char *with(const char *from, const char *old, const char *new) {
+    const char *at = strstr(from, old);
+    char *s = mem_alloc(strlen(from) + strlen(new) + 1);
+    const size_t head = at != NULL ? (size_t)(at - from) : 0;
+    CHECK(at != NULL, "no '%s'", old);
+    if (at == NULL) at = from;
+    memcpy(s, from, head);
+    strcpy(s + head, new);
+    strcat(s, at + strlen(old));
+    return s;
+}
+
+static void test_config(void) {
+    const char *cases[][3] = {{"'lr_rate_mult': 1,", "", "'lr_rate_mult' is missing"},
+                              {"'use_BN': True", "'use_BN': True, 'typo': 1", "'typo' is not a key"},
+                              {"'Nadam'", "'SGD'", "must be one of 'Adam', 'Nadam', 'RMSprop'"},
+                              {"'first_conv': 4", "'first_conv': 9", "'first_conv' must be a number from 1 to 4"},
+                              {"'batch_size': 12", "'batch_size': 0", "'batch_size' must be"},
+                              {"'use_BN': True", "'use_BN': 'yes'", "'use_BN' must be True or False"},
+                              {"'activation': 'elu'", "'activation': None", "'activation' must be one of"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = with(plain, cases[i][0], cases[i][1]);
+        expect_complaint(text, cases[i][2]);
+        mem_free(text);
+    }
+    expect_complaint("[1, 2]", "a configuration is a dictionary");
+}
+
+/* ---- gradients ---- */
+
+static double data_loss(const struct net_metrics *m, const struct net_config *c) {
+    return m->fine_loss + c->coarse_labels_weight * m->coarse_loss;
+}
+
+/* The loss's slope along each tensor's own gradient is that gradient's length: so says its definition. */
+static void check_gradients(struct device *d, const struct net_images *set, const struct net_config *c,
+                            const char *name) {
+    const struct net_options o = {.seed = 3, .fine = 10, .coarse = 2};
+    uint32_t order[12];
+    struct error e = {0};
+    struct net_metrics m;
+    struct net *net = NULL;
+    for (uint32_t i = 0; i < 12; i++) order[i] = (i * 7) % 12;
+    CHECK(net_build(&net, c, &o, d, set, NULL, &e) == OK, "%s: %s", name, e.text);
+    if (net == NULL) return;
+    const int n = net_n_tensors(net);
+    float **value = mem_zero((size_t)n, sizeof *value), **gradient = mem_zero((size_t)n, sizeof *gradient);
+    for (int i = 0; i < n; i++) {
+        const struct net_tensor t = net_get_tensor(net, i);
+        value[i] = mem_alloc(t.n * sizeof(float));
+        gradient[i] = mem_alloc(t.n * sizeof(float));
+        net_read_tensor(net, i, NET_VALUE, value[i], &e);
+    }
+    CHECK(net_train_step(net, order, 12, &m, &e) == OK, "%s", e.text);
+    for (int i = 0; i < n; i++) {
+        if (!net_get_tensor(net, i).moving) net_read_tensor(net, i, NET_GRADIENT, gradient[i], &e);
+    }
+    for (int i = 0; i < n; i++) {
+        const struct net_tensor t = net_get_tensor(net, i);
+        double length = 0, loss[2];
+        if (t.moving) continue;
+        for (size_t k = 0; k < t.n; k++) length += (double)gradient[i][k] * (double)gradient[i][k];
+        length = sqrt(length);
+        CHECK(isfinite(length), "%s: %s", name, t.name);
+        if (!(length > 0)) continue; /* a bias that a normalisation takes out again */
+        const double step = 2e-2 / (1 + length);
+        float *moved = mem_alloc(t.n * sizeof(float));
+        for (int side = 0; side < 2; side++) {
+            for (int k = 0; k < n; k++) net_write_tensor(net, k, NET_VALUE, value[k], &e);
+            for (size_t k = 0; k < t.n; k++)
+                moved[k] = value[i][k] + (float)((side ? -step : step) * (double)gradient[i][k] / length);
+            net_write_tensor(net, i, NET_VALUE, moved, &e);
+            net_train_step(net, order, 12, &m, &e);
+            loss[side] = data_loss(&m, c);
+        }
+        const double slope = (loss[0] - loss[1]) / (2 * step);
+        CHECK(fabs(slope - length) <= 0.05 * length + 3e-4,
+              "%s: %s: the loss has slope %g along a gradient of length %g", name, t.name, slope, length);
+        mem_free(moved);
+    }
+    for (int i = 0; i < n; i++) {
+        mem_free(value[i]);
+        mem_free(gradient[i]);
+    }
+    mem_free(value);
+    mem_free(gradient);
+    net_free(net);
+}
+
+static void test_gradients(struct device *d, const struct net_images *set) {
+    static const char *const poolings[] = {"max", "avg", "all_conv", "inception"};
+    int count = 0;
+    for (int pooling = 0; pooling < 4; pooling++) {
+        for (int bits = 0; bits < 8; bits++, count++) {
+            char name[120];
+            struct net_config c = read_config(plain);
+            c.pooling = (enum pooling)pooling;
+            c.use_bn = bits & 1;
+            c.residual = bits & 2 ? 2 : 0;
+            c.first_conv = bits & 4 ? 3 + bits % 2 : 0;
+            c.one_more_fc = bits & 1 ? 0.02 : 0;
+            c.conv_kernel = 1 + count % 4;
+            c.res_kernel = 1 + (count + 2) % 4;
+            c.residual_start = bits == 6 ? 1 : 0;
+            c.softmax = count % 3 == 0;
+            c.nb_conv_pool_layers = 2;
+            c.conv_hiddn_units_mult = count % 2 ? 0.3 : 0.16;
+            c.fc_units_1_mult = 0.03;
+            c.conv_dropout = count % 5 == 0 ? 0 : 0.2;
+            c.activation = count % 4 == 1 ? ACT_RELU : ACT_ELU;
+            snprintf(name, sizeof name, "%s%s%s%s k%d", poolings[pooling], c.use_bn ? " bn" : "",
+                     c.residual ? " residual" : "", c.first_conv ? " first_conv" : "", c.conv_kernel);
+            check_gradients(d, set, &c, name);
+        }
+    }
+}
+
+/* ---- the plan, the threads, the weights ---- */
+
+struct run {
+    struct net_metrics train[2], judge;
+    double sum; /* of all weights */
+};
+
+static struct run short_run(struct device *d, const struct net_images *set, const struct net_config *c, int keep,
+                            const char *save) {
+    const struct net_options o = {.seed = 9, .trial = 4, .fine = 10, .coarse = 2, .keep = keep};
+    struct run r;
+    struct error e = {0};
+    struct net *net = NULL;
+    memset(&r, 0, sizeof r);
+    CHECK(net_build(&net, c, &o, d, set, set, &e) == OK, "%s", e.text);
+    if (net == NULL) return r;
+    for (int i = 0; i < 2; i++) CHECK(net_train_epoch(net, i, &r.train[i], NULL, NULL, &e) == OK, "%s", e.text);
+    CHECK(net_judge(net, &r.judge, NULL, NULL, &e) == OK, "%s", e.text);
+    for (int i = 0; i < net_n_tensors(net); i++) {
+        const struct net_tensor t = net_get_tensor(net, i);
+        float *x = mem_alloc(t.n * sizeof *x);
+        net_read_tensor(net, i, NET_VALUE, x, &e);
+        for (size_t k = 0; k < t.n; k++) r.sum += (double)(k % 7 + 1) * (double)x[k];
+        mem_free(x);
+    }
+    if (save != NULL) {
+        const char *const metadata[] = {"config", "{}", NULL};
+        CHECK(net_save(net, save, metadata, &e) == OK, "%s", e.text);
+    }
+    net_free(net);
+    return r;
+}
+
+static void test_sharing(void) {
+    struct run runs[3][4];
+    char path[] = "/tmp/parzen_test_XXXXXX";
+    const int f = mkstemp(path);
+    if (f >= 0) close(f);
+    for (int way = 0; way < 3; way++) { /* one thread; three threads; no map shares memory */
+        struct error e = {0};
+        struct device *d = NULL;
+        CHECK(device_cpu(&d, way == 1 ? 3 : 1, NULL, &e) == OK, "%s", e.text);
+        if (d == NULL) return;
+        struct net_images set = make_images(d, 40);
+        for (int pooling = 0; pooling < 4; pooling++) {
+            struct net_config c = read_config(plain);
+            c.pooling = (enum pooling)pooling;
+            c.residual = pooling % 2 ? 2 : 0;
+            c.use_bn = pooling < 3;
+            c.optimizer = (enum optimiser)(pooling % 3);
+            c.conv_hiddn_units_mult = 0.2;
+            c.fc_units_1_mult = 0.05;
+            c.one_more_fc = pooling % 2 ? 0.05 : 0;
+            c.batch_size = 16; /* the last batch is smaller */
+            runs[way][pooling] = short_run(d, &set, &c, way == 2, pooling == 3 ? path : NULL);
+            CHECK(memcmp(&runs[way][pooling], &runs[0][pooling], sizeof runs[0][0]) == 0,
+                  "way %d, pooling %d: other bits (%.9g, %.9g)", way, pooling, runs[way][pooling].sum,
+                  runs[0][pooling].sum);
+            if (pooling == 3) { /* the weights come back, and are judged alike */
+                const struct net_options o = {.seed = 77, .fine = 10, .coarse = 2};
+                struct net_metrics m;
+                struct net *net = NULL;
+                CHECK(net_build(&net, &c, &o, d, NULL, &set, &e) == OK, "%s", e.text);
+                CHECK(net_load(net, path, &e) == OK, "%s", e.text);
+                CHECK(net_judge(net, &m, NULL, NULL, &e) == OK, "%s", e.text);
+                CHECK(memcmp(&m, &runs[way][3].judge, sizeof m) == 0, "judged %g, then %g", runs[way][3].judge.loss,
+                      m.loss);
+                net_free(net);
+                c.conv_hiddn_units_mult = 0.3;
+                CHECK(net_build(&net, &c, &o, d, NULL, &set, &e) == OK, "%s", e.text);
+                CHECK(net_load(net, path, &e) == ERROR_USER && strstr(e.text, "another shape") != NULL, "%s", e.text);
+                net_free(net);
+            }
+        }
+        net_images_unload(&set, d);
+        d->close(d);
+    }
+    unlink(path);
+}
+
+static void test_learning(struct device *d) {
+    struct net_images set = make_images(d, 200);
+    struct net_config c = read_config(plain);
+    const struct net_options o = {.seed = 1, .fine = 10, .coarse = 2};
+    struct net_metrics first, m;
+    struct error e = {0};
+    struct net *net = NULL;
+    c.pooling = POOLING_MAX;
+    c.residual = 0;
+    c.conv_hiddn_units_mult = 0.2;
+    c.fc_units_1_mult = 0.05;
+    c.one_more_fc = 0;
+    c.batch_size = 50;
+    CHECK(net_build(&net, &c, &o, d, &set, &set, &e) == OK, "%s", e.text);
+    if (net != NULL) {
+        CHECK(net_train_epoch(net, 0, &first, NULL, NULL, &e) == OK, "%s", e.text);
+        for (int i = 1; i < 25; i++) CHECK(net_train_epoch(net, i, &m, NULL, NULL, &e) == OK, "%s", e.text);
+        CHECK(m.fine_loss < 0.5 * first.fine_loss && m.fine_accuracy > 0.7, "loss %g to %g, accuracy %g",
+              first.fine_loss, m.fine_loss, m.fine_accuracy);
+        CHECK(net_judge(net, &m, NULL, NULL, &e) == OK, "%s", e.text);
+        CHECK(m.coarse_accuracy > 0.7 && m.loss > m.fine_loss, "judged: coarse %g, loss %g", m.coarse_accuracy, m.loss);
+    }
+    net_free(net);
+    net_images_unload(&set, d);
+}
+
+/* Each allocation of building a net fails in turn: an error, and nothing leaks (the sanitizers say so). */
+static void test_memory(struct device *d, const struct net_images *set) {
+    struct net_config c = read_config(plain);
+    const struct net_options o = {.seed = 1, .fine = 10, .coarse = 2};
+    int failed = 1, i = 0;
+    c.conv_hiddn_units_mult = 0.1;
+    c.fc_units_1_mult = 0.01;
+    c.one_more_fc = 0.01;
+    c.batch_size = 2;
+    for (; failed && i < 5000; i++) {
+        struct error e = {0};
+        struct net *net = NULL;
+        mem_fail_after = i + 1;
+        failed = net_build(&net, &c, &o, d, set, set, &e);
+        mem_fail_after = 0;
+        if (failed)
+            CHECK(failed == ERROR_TRIAL && net == NULL && strstr(e.text, "out of memory") != NULL, "%d: %s", failed,
+                  e.text);
+        net_free(net);
+    }
+    CHECK(!failed, "never built");
+}
+
+int main(void) {
+    struct error e = {0};
+    struct device *d = NULL;
+    CHECK(device_cpu(&d, 2, NULL, &e) == OK, "%s", e.text);
+    if (d == NULL) return check_done();
+    struct net_images set = make_images(d, 12);
+    test_config();
+    test_sizes(d, &set);
+    test_gradients(d, &set);
+    test_sharing();
+    test_learning(d);
+    test_memory(d, &set);
+    net_images_unload(&set, d);
+    d->close(d);
+    return check_done();
+}
