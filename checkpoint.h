@@ -39,8 +39,9 @@ const struct log_header *log_get_header(const struct log *);
 int log_count(const struct log *);
 const struct trial *log_trial(const struct log *, int i); /* valid until log_close */
 /* Appends one trial: under a lock, one write, fsync; recorded when it returns OK. On an error (disk full) the file is
- * cut back to what it held. The trial must have as many values as the log's space has parameters. */
-int log_append(struct log *, const struct trial *, struct error *);
+ * cut back to what it held. Its values are as
+ * many as the log's space has parameters. */
+int log_append(struct log *, const struct trial *, int n_values, struct error *);
 /* Decodes a log from memory: the reader behind log_open, for tests and fuzzing. *used: bytes up to the end of the
  * last good record. */
 int log_decode(struct log **, const uint8_t *bytes, size_t n, size_t *used, char *notice, size_t room, struct error *);
@@ -56,8 +57,8 @@ struct tensors {
     struct arena arena;
     int n;
     struct tensor *all;
-    const char *metadata; /* one line of JSON: an object of strings ("config": "{...}", ...) */
-    float *block;         /* the data behind all tensors */
+    const struct value *metadata; /* strings by name ("config": "{...}", ...); or NULL */
+    float *block;                 /* the data behind all tensors */
 };
 /* metadata: pairs of key, value, key, value, NULL. */
 int tensors_write(const char *path, const struct tensor *, int n, const char *const *metadata, struct error *);

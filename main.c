@@ -509,7 +509,7 @@ static void print_version(void) {
 #ifdef PARZEN_CUDA
     printf("parzen %s, built with devices: cpu, cuda\n", VERSION);
 #else
-    printf("parzen %s, built with devices: cpu (no CUDA: there was no nvcc where it was built)\n", VERSION);
+    printf("parzen %s, built with devices: cpu (no CUDA in this build)\n", VERSION);
 #endif
 }
 

@@ -61,8 +61,7 @@ static int train_epochs(struct outcome *o, struct net *net, const struct train_o
             return OK;
         }
         failed = outcome_add(o, &train, &judge, e);
-        if (!failed && options->weights != NULL && o->best == epoch)
-            failed = save_weights(net, options, e);
+        if (!failed && options->weights != NULL && o->best == epoch) failed = save_weights(net, options, e);
         if (failed) return failed;
         progress_epoch(p, &train, &judge);
         if (collapsed(o, classes)) {
@@ -260,7 +259,7 @@ static int record(struct search *s, uint32_t number, uint64_t seed, const struct
     } else {
         t.status = TRIAL_FAILED;
     }
-    if (!failed) failed = log_append(s->log, &t, e);
+    if (!failed) failed = log_append(s->log, &t, s->space->n_params, e);
     if (!failed) failed = tpe_add(s->tpe, loss_for_tpe(&t), s->values, e);
     if (!failed) show_trial(s, &t);
     return failed;
