@@ -86,8 +86,9 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
 
+# invalidFunctionArg: the log of a mass that may be 0 is -inf on purpose.
 lint:
-	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
+	cppcheck --quiet --std=c11 --suppress=invalidFunctionArg --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
 
 format:
 	clang-format -i *.c *.h tests/*.c tests/*.h

@@ -187,17 +187,17 @@ enum { SHAPES = 10, SURFACES = 5 };
 static double shape_distance(int shape, double x, double y) {
     const double r = sqrt(x * x + y * y), a = atan2(y, x), ax = fabs(x), ay = fabs(y);
     switch (shape) {
-        case 0: return r - 0.9;                                                      /* disc */
-        case 1: return fmax(ax, ay) - 0.75;                                          /* square */
-        case 2: return fmax(y - 0.6, 0.87 * ax - 0.5 * y - 0.55);                    /* triangle */
-        case 3: return fmin(fmax(ax - 0.3, ay - 0.95), fmax(ay - 0.3, ax - 0.95));   /* plus */
-        case 4: return r - 0.62 - 0.32 * cos(5 * a);                                 /* star */
-        case 5: return fabs(r - 0.68) - 0.24;                                        /* ring */
-        case 6: return fmax(r - 0.95, 0.75 - sqrt((x - 0.55) * (x - 0.55) + y * y)); /* crescent */
-        case 7: return fmax(ax - 0.98, ay - 0.3);                                    /* bar */
+        case 0: return r - 0.9;                                                    /* disc */
+        case 1: return fmax(ax, ay) - 0.75;                                        /* square */
+        case 2: return fmax(y - 0.6, 0.87 * ax - 0.5 * y - 0.55);                  /* triangle */
+        case 3: return fmin(fmax(ax - 0.3, ay - 0.95), fmax(ay - 0.3, ax - 0.95)); /* plus */
+        case 4: return r - 0.62 - 0.32 * cos(5 * a);                               /* star */
+        case 5: return fabs(r - 0.68) - 0.24;                                      /* ring */
+        case 6: return fmax(r - 0.95, 0.7 - sqrt((x - 0.7) * (x - 0.55) + y * y)); /* crescent */
+        case 7: return fmax(ax - 0.98, ay - 0.42);                                 /* bar */
         case 8:
             return fmin(sqrt((x - 0.5) * (x - 0.5) + y * y), sqrt((x + 0.5) * (x + 0.5) + y * y)) -
-                   0.42; /* two discs */
+                   0.47; /* two discs */
         default: return fmin(fmax(fabs(x + 0.55) - 0.25, ay - 0.85), fmax(fabs(y - 0.6) - 0.25, ax - 0.8)); /* L */
     }
 }
@@ -223,15 +223,15 @@ static uint8_t to_byte(double x) { return (uint8_t)(x < 0 ? 0 : x > 1 ? 255 : x 
 static void draw_image(uint8_t *pixels, int fine, struct rng *rng) {
     const int coarse = fine / SURFACES, kind = fine % SURFACES, shape = coarse % SHAPES, outline = coarse / SHAPES;
     double first[3], second[3], ground[3], far_ground[3];
-    const double hue = rng_uniform(rng), light = 0.75 + 0.25 * rng_uniform(rng), dark = 0.2 + 0.15 * rng_uniform(rng);
-    const int bright = (int)rng_below(rng, 2); /* a bright shape on a dark ground, or the other way round */
-    colour_of(hue, bright ? light : dark, first);
-    colour_of(hue + 0.35 + 0.3 * rng_uniform(rng), bright ? dark + 0.15 : light, second);
-    colour_of(rng_uniform(rng), bright ? dark : light, ground);
-    colour_of(rng_uniform(rng), bright ? dark : light, far_ground);
-    const double size = 8.5 + 4.5 * rng_uniform(rng), turn = 0.5 * (rng_uniform(rng) - 0.5), sine = sin(turn),
+    /* Bright on dark always: with either, a net would need many more images to see that the shape is what counts. */
+    const double hue = rng_uniform(rng), light = 0.8 + 0.2 * rng_uniform(rng), dark = 0.15 + 0.15 * rng_uniform(rng);
+    colour_of(hue, light, first);
+    colour_of(hue + 0.35 + 0.3 * rng_uniform(rng), 0.5 * light, second);
+    colour_of(rng_uniform(rng), dark, ground);
+    colour_of(rng_uniform(rng), dark, far_ground);
+    const double size = 10.5 + 3.5 * rng_uniform(rng), turn = 0.4 * (rng_uniform(rng) - 0.5), sine = sin(turn),
                  cosine = cos(turn);
-    const double cx = 15.5 + 5 * (rng_uniform(rng) - 0.5), cy = 15.5 + 5 * (rng_uniform(rng) - 0.5),
+    const double cx = 15.5 + 3 * (rng_uniform(rng) - 0.5), cy = 15.5 + 3 * (rng_uniform(rng) - 0.5),
                  phase = 6.3 * rng_uniform(rng);
     const double slope = 0.3 * (rng_uniform(rng) - 0.5), noise = 0.02 + 0.05 * rng_uniform(rng);
     for (int y = 0; y < SIDE; y++) {
@@ -243,12 +243,11 @@ static void draw_image(uint8_t *pixels, int fine, struct rng *rng) {
             const double cover = fmin(1, fmax(0, 0.5 - distance * size)), part = surface(kind, u, v, phase),
                          far_part = (x + y) / 62.0;
             const double shade = 1 + slope * (x - 15.5) / 15.5;
+            const uint32_t bits = rng_bits(rng); /* ten for each colour's noise */
             for (int c = 0; c < 3; c++) {
-                /* The surface covers the whole shape; outside, a fainter one of another kind would mislead, so none is
-                 * drawn. */
                 const double on = first[c] * (1 - part) + second[c] * part,
                              off = ground[c] * (1 - far_part) + far_ground[c] * far_part;
-                const double grain = noise * (rng_uniform(rng) + rng_uniform(rng) - 1) * 1.7;
+                const double grain = noise * ((double)(bits >> 10 * c & 1023) / 511.5 - 1);
                 pixels[(y * SIDE + x) * 3 + c] = to_byte(shade * (cover * on + (1 - cover) * off) + grain);
             }
         }

@@ -356,7 +356,7 @@ static int run_test(const struct settings *s, char **positional, int n, struct e
     struct net_config config;
     struct bench b = {0};
     struct net *net = NULL;
-    struct net_metrics m;
+    struct net_metrics m = {0};
     struct settings settings = *s;
     settings.objective = "test"; /* nothing needs to be held out */
     int failed = tensors_read(&file, positional[0], e);

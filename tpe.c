@@ -437,7 +437,7 @@ static void sum_lpdf(const struct sum *s, double low, double high, double q, int
     for (int i = 0; i < n; i++) {
         int same = i;
         if (q > 0 && n <= 1000) {
-            for (same = 0; x[same] != x[i] && same < i;) same++;
+            for (same = 0; same < i && x[same] != x[i];) same++;
         }
         if (same < i) {
             out[i] = out[same];

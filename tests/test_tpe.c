@@ -119,6 +119,7 @@ static void plain_score(const struct space *s, const struct record *h, int param
             for (int i = 0; i < n; i++) out[i] = log(probability[(int)x[i]]);
             free(probability);
         } else {
+            /* cppcheck-suppress uninitdata ; tpe_parzen fills it */
             struct tpe_mixture m = {0, room, room + h->n + 1, room + 2 * (h->n + 1)};
             const int normal = p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL;
             const int log_scale = p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM ||
