@@ -229,7 +229,7 @@ static int read_config(const char *path, struct document *doc, const struct valu
     mem_free(text);
     if (failed) return failed;
     *dict = value_get(doc->root, "space") != NULL ? value_get(doc->root, "space") : doc->root;
-    return net_config_read(config, *dict, path, e);
+    return config_read(config, *dict, path, e);
 }
 
 /* ---- the commands ---- */
@@ -331,7 +331,9 @@ static int run_train(const struct settings *s, char **positional, int n, struct 
         progress.each_epoch = 1;
         failed = search_train(&outcome, &config, &options, 0, b.device, &b.data, &b.train, &b.judge, &progress, e);
     }
-    if (!failed && outcome.status != OK) failed = error_set(e, ERROR_ENVIRONMENT, "%s", outcome.reason);
+    if (!failed && outcome.status != OK) {
+        failed = error_set(e, outcome.status == ERROR_USER ? ERROR_USER : ERROR_ENVIRONMENT, "%s", outcome.reason);
+    }
     if (!failed && s->json) {
         char name[64];
         struct rng rng = rng_make(s->seed, 0, RNG_NAME);
@@ -370,8 +372,8 @@ static int run_test(const struct settings *s, char **positional, int n, struct e
         failed = value_parse(&doc, text, strlen(text), positional[0], e);
     }
     const char *width = tensors_get(&file, "width");
-    if (!failed) failed = net_config_read(&config, doc.root, positional[0], e);
-    if (!failed && width != NULL) net_config_scale(&config, strtod(width, NULL));
+    if (!failed) failed = config_read(&config, doc.root, positional[0], e);
+    if (!failed && width != NULL) config_scale(&config, strtod(width, NULL));
     if (!failed) failed = bench_open(&b, &settings, test_images, 0, e);
     if (!failed) {
         const struct net_options options = {

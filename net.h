@@ -6,27 +6,9 @@
  * memory in which maps whose lifetimes do not meet share their place. */
 #ifndef NET_H
 #define NET_H
+#include "config.h"
 #include "data.h"
 #include "layers.h"
-#include "space.h"
-
-enum pooling { POOLING_MAX, POOLING_AVG, POOLING_ALL_CONV, POOLING_INCEPTION };
-
-struct net_config {
-    double lr_rate_mult, l2_weight_reg_mult, coarse_labels_weight, conv_dropout, fc_dropout;
-    double conv_hiddn_units_mult, fc_units_1_mult, one_more_fc; /* one_more_fc 0: none */
-    int batch_size, use_bn, first_conv, residual;               /* first_conv, residual 0: none */
-    int residual_start, nb_conv_pool_layers, conv_kernel, res_kernel, softmax;
-    enum optimiser optimizer;
-    enum pooling pooling;
-    enum activation activation;
-};
-
-/* Reads a configuration (the dictionary of SEED.md, or a result file's object that has it under "space").
- * ERROR_USER: a missing, unknown or impossible key, with its place. `file` names it in messages. */
-int net_config_read(struct net_config *, const struct value *, const char *file, struct error *);
-/* Multiplies the widths of the convolution blocks and of the dense layers (none falls below 1). */
-void net_config_scale(struct net_config *, double width);
 
 /* A set of images in a device's memory. */
 struct net_images {

@@ -8,7 +8,8 @@
 
 /* What became of one training. Arrays have `epochs` entries. */
 struct outcome {
-    int status; /* OK, or ERROR_TRIAL: then `reason` says why and nothing else counts */
+    int status; /* OK; or ERROR_TRIAL, or ERROR_USER for an impossible network: `reason` says why, nothing else counts
+                 */
     int epochs, room;
     struct net_metrics *train, *judge;
     int best; /* the epoch of the best fine accuracy on the judge images, from 0; the first of equals */

@@ -84,7 +84,7 @@ int search_train(struct outcome *o, const struct net_config *config, const struc
     struct net_config c = *config;
     struct net *net;
     memset(o, 0, sizeof *o);
-    net_config_scale(&c, options->width);
+    config_scale(&c, options->width);
     int failed = net_build(&net, &c, &net_options, device, train, judge, e);
     if (!failed) {
         o->parameters = net_get_size(net).parameters;
@@ -93,8 +93,8 @@ int search_train(struct outcome *o, const struct net_config *config, const struc
     }
     progress_clear(p);
     o->seconds = clock_seconds() - started;
-    if (failed == ERROR_TRIAL) {
-        o->status = ERROR_TRIAL;
+    if (failed == ERROR_TRIAL || failed == ERROR_USER) { /* the latter: a shape that cannot be */
+        o->status = failed;
         snprintf(o->reason, sizeof o->reason, "%.290s", e->text);
         return OK;
     }
@@ -276,7 +276,7 @@ static int one_trial(struct search *s, uint32_t number, uint64_t seed, struct er
     train.seed = seed;
     int failed = tpe_suggest(s->tpe, &rng, s->values, e);
     if (!failed) failed = space_config(s->space, s->values, &doc, e);
-    if (!failed) failed = net_config_read(&config, doc.root, o->space != NULL ? o->space : "the space", e);
+    if (!failed) failed = config_read(&config, doc.root, o->space != NULL ? o->space : "the space", e);
     if (!failed) {
         progress_begin(&progress, o->to, o->quiet, (int)number + 1, o->trials, train.epochs);
         failed =

@@ -43,7 +43,8 @@ int search_run(const struct search_options *, struct error *);
 int search_device(struct device **, const char *which, int threads, char *notice, size_t room, struct error *);
 
 /* Trains one configuration and judges it after each epoch. ERROR_TRIAL (no memory, not a number in the first epoch)
- * is the outcome's status and not an error; a later collapse or NaN ends the training with its best so far kept. */
+ * and ERROR_USER (a network that cannot be built) are the outcome's status and not an error; a later collapse or NaN
+ * ends the training with its best so far kept. */
 int search_train(struct outcome *, const struct net_config *, const struct train_options *, uint32_t trial,
                  struct device *, const struct dataset *, const struct net_images *train,
                  const struct net_images *judge, struct progress *, struct error *);

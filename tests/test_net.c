@@ -21,13 +21,13 @@ static const char best[] =
     "\"Nadam\", "
     "\"pooling_type\": \"avg\", \"res_conv_kernel_size\": 2.0, \"residual\": 3.0, \"use_BN\": true}";
 
-static struct net_config read_config(const char *text) {
+static struct net_config config_of(const char *text) {
     struct document doc = {0};
     struct error e = {0};
     struct net_config c;
     memset(&c, 0, sizeof c);
     CHECK(value_parse(&doc, text, strlen(text), "test", &e) == OK, "%s", e.text);
-    CHECK(net_config_read(&c, doc.root, "test", &e) == OK, "%s", e.text);
+    CHECK(config_read(&c, doc.root, "test", &e) == OK, "%s", e.text);
     document_free(&doc);
     return c;
 }
@@ -62,7 +62,7 @@ static void test_sizes(struct device *d, const struct net_images *set) {
     const size_t parameters[] = {5738581, 7056706};
     const double mega[] = {242.2, 234.6};
     for (int i = 0; i < 2; i++) {
-        const struct net_config c = read_config(texts[i]);
+        const struct net_config c = config_of(texts[i]);
         const struct net_options o = {.seed = 1, .fine = 100, .coarse = 20};
         struct error e = {0};
         struct net *net = NULL;
@@ -80,7 +80,7 @@ static void expect_complaint(const char *text, const char *what) {
     struct error e = {0};
     struct net_config c;
     CHECK(value_parse(&doc, text, strlen(text), "test", &e) == OK, "%s", e.text);
-    CHECK(net_config_read(&c, doc.root, "test", &e) == ERROR_USER, "accepted: %s", text);
+    CHECK(config_read(&c, doc.root, "test", &e) == ERROR_USER, "accepted: %s", text);
     CHECK(strstr(e.text, what) != NULL, "'%s' has no '%s'", e.text, what);
     document_free(&doc);
 }
@@ -150,7 +150,7 @@ static void check_gradients(struct device *d, const struct net_images *set, cons
         for (size_t k = 0; k < t.n; k++) length += (double)gradient[i][k] * (double)gradient[i][k];
         length = sqrt(length);
         CHECK(isfinite(length), "%s: %s", name, t.name);
-        if (!(length > 0)) continue; /* a bias that a normalisation takes out again */
+        if (!(length > 0)) continue;             /* a bias that a normalisation takes out again */
         const double step = 1e-3 / (1 + length); /* short: activations and pools have kinks */
         float *moved = mem_alloc(t.n * sizeof(float));
         for (int side = 0; side < 2; side++) {
@@ -181,7 +181,7 @@ static void test_gradients(struct device *d, const struct net_images *set) {
     for (int pooling = 0; pooling < 4; pooling++) {
         for (int bits = 0; bits < 8; bits++, count++) {
             char name[120];
-            struct net_config c = read_config(plain);
+            struct net_config c = config_of(plain);
             c.pooling = (enum pooling)pooling;
             c.use_bn = bits & 1;
             c.residual = bits & 2 ? 2 : 0;
@@ -248,7 +248,7 @@ static void test_sharing(void) {
         if (d == NULL) return;
         struct net_images set = make_images(d, 40);
         for (int pooling = 0; pooling < 4; pooling++) {
-            struct net_config c = read_config(plain);
+            struct net_config c = config_of(plain);
             c.pooling = (enum pooling)pooling;
             c.residual = pooling % 2 ? 2 : 0;
             c.use_bn = pooling < 3;
@@ -285,7 +285,7 @@ static void test_sharing(void) {
 
 static void test_learning(struct device *d) {
     struct net_images set = make_images(d, 200);
-    struct net_config c = read_config(plain);
+    struct net_config c = config_of(plain);
     const struct net_options o = {.seed = 1, .fine = 10, .coarse = 2};
     struct net_metrics first, m;
     struct error e = {0};
@@ -311,7 +311,7 @@ static void test_learning(struct device *d) {
 
 /* Each allocation of building a net fails in turn: an error, and nothing leaks (the sanitizers say so). */
 static void test_memory(struct device *d, const struct net_images *set) {
-    struct net_config c = read_config(plain);
+    struct net_config c = config_of(plain);
     const struct net_options o = {.seed = 1, .fine = 10, .coarse = 2};
     int failed = 1, i = 0;
     c.conv_hiddn_units_mult = 0.1;
