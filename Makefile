@@ -24,11 +24,18 @@ endif
 ROOMS = space checkpoint tpe data config net report search base threads device_cpu
 OBJECTS = $(ROOMS:%=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/layers_cpu_%.o)
 
-# CUDA where there is an nvcc and the device's source; DEFINES tells the program.
+# The CUDA device is built in where there is an nvcc (and its source): cudart is linked in, so the binary also starts
+# where there is no GPU. ARCH=native builds for the GPU at hand alone. CUDA=0 leaves it out.
 ifneq ($(wildcard layers.cu),)
 ifneq ($(shell command -v $(NVCC) 2>/dev/null),)
-CUDA = 1
+CUDA ?= 1
 endif
+endif
+ifeq ($(CUDA),1)
+ARCH ?= all-major
+OBJECTS += $(BUILD)/layers_cuda.o
+ALL_CFLAGS += -DPARZEN_CUDA
+LDLIBS += -L$(dir $(shell command -v $(NVCC)))../lib64 -lcudart_static -ldl -lrt -lpthread -lstdc++
 endif
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
@@ -44,6 +51,9 @@ endif
 
 $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
+
+$(BUILD)/layers_cuda.o: layers.cu layers.h base.h philox.h | $(BUILD)
+	$(NVCC) -O3 -std=c++17 -arch=$(ARCH) -Xcompiler -Wall -c -o $@ $<
 
 define isa_rule
 $(BUILD)/layers_cpu_$(1).o: layers_cpu.c | $(BUILD)

@@ -195,7 +195,10 @@ void progress_begin(struct progress *p, FILE *to, int quiet, int trial, int tria
 static void print_line(struct progress *p, int done, int images, const char *doing) {
     const double now = clock_seconds(), spent = now - p->started;
     char left[24], head[64] = "";
-    const double part = (p->epoch + (images > 0 ? (double)done / images : 0)) / (p->epochs > 0 ? p->epochs : 1);
+    /* Judging an epoch is about a tenth of its work. */
+    const double done_part = images > 0 ? (double)done / images : 0;
+    const double in_epoch = doing[0] == 't' ? 0.9 * done_part : 0.9 + 0.1 * done_part;
+    const double part = (p->epoch + in_epoch) / (p->epochs > 0 ? p->epochs : 1);
     if (p->trial > 0) {
         if (p->trials > 0) {
             snprintf(head, sizeof head, "trial %d/%d  ", p->trial, p->trials);
