@@ -41,7 +41,10 @@ static int may_fail(void) { return mem_fail_after > 0 && --mem_fail_after == 0; 
 
 void *mem_alloc(size_t bytes) { return may_fail() ? NULL : malloc(bytes > 0 ? bytes : 1); }
 
-void *mem_zero(size_t count, size_t bytes) { return may_fail() ? NULL : calloc(count > 0 ? count : 1, bytes); }
+void *mem_zero(size_t count, size_t bytes) {
+    if (may_fail() || (bytes > 0 && count > SIZE_MAX / bytes)) return NULL;
+    return calloc(count > 0 ? count : 1, bytes > 0 ? bytes : 1);
+}
 
 void *mem_grow(void *p, size_t bytes) { return may_fail() ? NULL : realloc(p, bytes > 0 ? bytes : 1); }
 

@@ -34,7 +34,7 @@ enum { VL = 8, NV_MOST = 1 }; /* two registers of four */
 enum { ROWS_MOST = 8, PANEL_MOST = VL * NV_MOST };
 typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
-enum { CHUNK = 256, BLOCK_ROWS = 1024 };
+enum { CHUNK = 256, BLOCK_ROWS = 1024, DENSE_IMAGES = 64 };
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -566,25 +566,36 @@ static int conv_data(struct cpu *c, const struct program *p, const struct op_con
 #define OUTER_ROWS(nv) 4
 #endif
 
-/* sums[MR][NV] += sum over n pixels of x[MR] * g[NV * VL]: x moves on by dx a pixel, g (packed) by its own width. */
-#define OUTER(NV)                                                                                      \
-    static void outer_##NV(const float *x, size_t dx, const float *g, int n, float *sums, size_t ld) { \
-        enum { MR = OUTER_ROWS(NV) };                                                                  \
-        vec a[MR][NV];                                                                                 \
-        for (int i = 0; i < MR; i++) {                                                                 \
-            for (int v = 0; v < NV; v++) a[i][v] = *(const vec *)(sums + (size_t)i * ld + v * VL);     \
-        }                                                                                              \
-        for (; n > 0; n--, x += dx, g += NV * VL) {                                                    \
-            vec b[NV];                                                                                 \
-            for (int v = 0; v < NV; v++) b[v] = ((const vec *)g)[v];                                   \
-            for (int i = 0; i < MR; i++) {                                                             \
-                const float f = x[i];                                                                  \
-                for (int v = 0; v < NV; v++) a[i][v] += f * b[v];                                      \
-            }                                                                                          \
-        }                                                                                              \
-        for (int i = 0; i < MR; i++) {                                                                 \
-            for (int v = 0; v < NV; v++) *(vec *)(sums + (size_t)i * ld + v * VL) = a[i][v];           \
-        }                                                                                              \
+/* A run of pixels through two matrices: n pixels in each of `rows` rows. x moves on by dx a pixel and dx_row a row; g
+ * is packed, so that it moves on by its panel's width a pixel, and by dg_row a row. */
+struct run {
+    const float *x, *g;
+    size_t dx, dx_row, dg_row;
+    int n, rows;
+};
+
+/* sums[MR][NV * VL] += sum over the run's pixels of x[MR] * g[NV * VL]. */
+#define OUTER(NV)                                                                                         \
+    static void outer_##NV(const struct run *run, float *sums, size_t ld) {                               \
+        enum { MR = OUTER_ROWS(NV) };                                                                     \
+        vec a[MR][NV];                                                                                    \
+        for (int i = 0; i < MR; i++) {                                                                    \
+            for (int v = 0; v < NV; v++) a[i][v] = *(const vec *)(sums + (size_t)i * ld + v * VL);        \
+        }                                                                                                 \
+        for (int row = 0; row < run->rows; row++) {                                                       \
+            const float *x = run->x + (size_t)row * run->dx_row, *g = run->g + (size_t)row * run->dg_row; \
+            for (int n = run->n; n > 0; n--, x += run->dx, g += NV * VL) {                                \
+                vec b[NV];                                                                                \
+                for (int v = 0; v < NV; v++) b[v] = ((const vec *)g)[v];                                  \
+                for (int i = 0; i < MR; i++) {                                                            \
+                    const float f = x[i];                                                                 \
+                    for (int v = 0; v < NV; v++) a[i][v] += f * b[v];                                     \
+                }                                                                                         \
+            }                                                                                             \
+        }                                                                                                 \
+        for (int i = 0; i < MR; i++) {                                                                    \
+            for (int v = 0; v < NV; v++) *(vec *)(sums + (size_t)i * ld + v * VL) = a[i][v];              \
+        }                                                                                                 \
     }
 OUTER(1)
 #if defined(__AVX2__)
@@ -595,15 +606,15 @@ OUTER(3)
 OUTER(4)
 #endif
 
-static void outer(int nv, const float *x, size_t dx, const float *g, int n, float *sums, size_t ld) {
+static void outer(int nv, const struct run *run, float *sums, size_t ld) {
     switch (nv) {
-        case 1: outer_1(x, dx, g, n, sums, ld); break;
+        case 1: outer_1(run, sums, ld); break;
 #if defined(__AVX2__)
-        case 2: outer_2(x, dx, g, n, sums, ld); break;
-        case 3: outer_3(x, dx, g, n, sums, ld); break;
+        case 2: outer_2(run, sums, ld); break;
+        case 3: outer_3(run, sums, ld); break;
 #endif
 #if defined(__AVX512F__)
-        case 4: outer_4(x, dx, g, n, sums, ld); break;
+        case 4: outer_4(run, sums, ld); break;
 #endif
         default: break;
     }
@@ -612,72 +623,94 @@ static void outer(int nv, const float *x, size_t dx, const float *g, int n, floa
 struct weight_job {
     const struct op_conv_weight *o;
     int n, chunks, per_chunk, row_blocks, block; /* images a chunk; blocks of input channels */
+    int dense;
     struct panels panels;
     int rows;        /* stored input channels, of one tap */
-    size_t ld, size; /* of a partial: [k][k][rows + ROWS_MOST][vectors * VL] */
+    size_t ld, size; /* of a partial: [k][k][rows][vectors * VL] */
     float *partials; /* [chunks][size], then [chunks][vectors * VL] for the bias */
     char *worker;
     size_t worker_bytes;
     float *weight, *bias;
 };
 
-/* One chunk of images, one block of input channels, all taps. The gradient is packed into panels, image by image. */
+/* The outputs at first .. end - 1 are those whose tap, `offset` from the output's place times stride, falls into 0 ..
+ * in. */
+struct span {
+    int first, end;
+};
+static struct span span_of(int out, int in, int stride, int offset) {
+    struct span s = {0, out};
+    while (s.first < out && s.first * stride + offset < 0) s.first++;
+    while (s.end > s.first && (s.end - 1) * stride + offset >= in) s.end--;
+    return s;
+}
+
+/* The run of one tap over an image (of a dense layer: over `pixels` images), from input channel c. */
+static struct run tap_run(const struct op_conv_weight *o, int tap, int image, int c, const float *packed, int columns,
+                          int pixels) {
+    const struct map *x = &o->in, *g = &o->out_gradient;
+    const int r = tap / o->k - o->pad, q = tap % o->k - o->pad;
+    const struct span ys = span_of(g->h, x->h, o->stride, r), xs = span_of(g->w, x->w, o->stride, q);
+    struct run run = {.dx = (size_t)o->stride * (size_t)x->stride,
+                      .dx_row = (size_t)(o->stride * x->w) * (size_t)x->stride,
+                      .dg_row = (size_t)(g->w * columns),
+                      .n = xs.end - xs.first,
+                      .rows = ys.end - ys.first};
+    if (run.n <= 0 || run.rows <= 0) return (struct run){.n = 0};
+    if (g->h == 1 && g->w == 1 && x->h == 1 && x->w == 1) { /* the images are the pixels */
+        run.dx = (size_t)x->stride;
+        run.n = pixels;
+    }
+    const size_t row = (size_t)image * (size_t)x->h + (size_t)(ys.first * o->stride + r);
+    run.x = pixel(x, row * (size_t)x->w + (size_t)(xs.first * o->stride + q)) + c;
+    run.g = packed + (size_t)((ys.first * g->w + xs.first) * columns);
+    return run;
+}
+
+/* A panel of the gradient's channels, pixel behind pixel, padded with zeros to whole vectors. */
+static void pack_gradient(float *to, const float *from, size_t stride, int pixels, int real, int columns) {
+    for (int p = 0; p < pixels; p++, to += columns, from += stride) {
+        memcpy(to, from, (size_t)real * sizeof *to);
+        memset(to + real, 0, (size_t)(columns - real) * sizeof *to);
+    }
+}
+
+/* One chunk of images, one block of input channels, all taps. */
 static void weight_task(void *context, int task, int worker) {
     const struct weight_job *j = context;
     const struct op_conv_weight *o = j->o;
-    const struct map *x = &o->in, *g = &o->out_gradient;
+    const struct map *g = &o->out_gradient;
     const int chunk = task / j->row_blocks, c0 = task % j->row_blocks * j->block;
     const int c1 = c0 + j->block < j->rows ? c0 + j->block : j->rows;
     const int begin = chunk * j->per_chunk, end = begin + j->per_chunk < j->n ? begin + j->per_chunk : j->n;
-    const int dense = g->h == 1 && g->w == 1 && x->h == 1 && x->w == 1, size = g->h * g->w;
+    const int size = g->h * g->w, together = j->dense ? DENSE_IMAGES : 1; /* images at a time */
     float *partial = j->partials + (size_t)chunk * j->size;
     float *packed = (float *)(void *)(j->worker + (size_t)worker * j->worker_bytes);
+    float *bias =
+        c0 == 0 && o->bias != LAYERS_NONE ? j->partials + (size_t)j->chunks * j->size + (size_t)chunk * j->ld : NULL;
     for (int tap = 0; tap < o->k * o->k; tap++) {
         memset(partial + ((size_t)tap * (size_t)j->rows + (size_t)c0) * j->ld, 0,
                (size_t)(c1 - c0) * j->ld * sizeof(float));
     }
-    float *bias =
-        c0 == 0 && o->bias != LAYERS_NONE ? j->partials + (size_t)j->chunks * j->size + (size_t)chunk * j->ld : NULL;
     if (bias != NULL) memset(bias, 0, j->ld * sizeof *bias);
-    for (int image = begin; image < end; image += dense ? 64 : 1) {
-        const int pixels = dense ? (end - image < 64 ? end - image : 64) : size;
+    for (int image = begin; image < end; image += together) {
+        const int pixels = size * (end - image < together ? end - image : together);
         const float *gradient = pixel(g, (size_t)image * (size_t)size);
-        if (bias != NULL) {
-            for (int p = 0; p < pixels; p++) {
-                for (int c = 0; c < j->panels.stored; c++)
-                    bias[c] += gradient[(size_t)p * (size_t)g->stride + (size_t)c];
-            }
+        for (int p = 0; bias != NULL && p < pixels; p++) {
+            for (int c = 0; c < j->panels.stored; c++) bias[c] += gradient[(size_t)p * (size_t)g->stride + (size_t)c];
         }
         for (int panel = 0; panel < j->panels.n; panel++) {
-            const int nv = panel_vectors(&j->panels, panel), columns = nv * VL, mr = OUTER_ROWS(nv),
+            const int nv = panel_vectors(&j->panels, panel), columns = nv * VL,
                       first = panel_first(&j->panels, panel) * VL;
             const int real = (int)least((size_t)columns, (size_t)(j->panels.stored - first));
-            for (int p = 0; p < pixels; p++) {
-                float *to = packed + (size_t)p * (size_t)columns;
-                memcpy(to, gradient + (size_t)p * (size_t)g->stride + first, (size_t)real * sizeof *to);
-                memset(to + real, 0, (size_t)(columns - real) * sizeof *to);
-            }
-            for (int c = c0; c < c1; c += mr) {
-                for (int tap = 0; tap < o->k * o->k; tap++) {
-                    const int r = tap / o->k - o->pad, s = tap % o->k - o->pad;
-                    float *sums = partial + ((size_t)tap * (size_t)j->rows + (size_t)c) * j->ld + first;
-                    if (dense) {
-                        outer(nv, (const float *)x->at + (size_t)image * (size_t)x->stride + c, (size_t)x->stride,
-                              packed, pixels, sums, j->ld);
-                    } else {
-                        int x0 = 0, x1 = g->w - 1; /* output columns whose tap falls into the image */
-                        while (x0 < g->w && x0 * o->stride + s < 0) x0++;
-                        while (x1 >= 0 && x1 * o->stride + s >= x->w) x1--;
-                        for (int y = 0; y < g->h && x0 <= x1; y++) {
-                            const int iy = y * o->stride + r;
-                            if (iy < 0 || iy >= x->h) continue;
-                            const float *in = pixel(x, ((size_t)image * (size_t)x->h + (size_t)iy) * (size_t)x->w +
-                                                           (size_t)(x0 * o->stride + s)) +
-                                              c;
-                            outer(nv, in, (size_t)o->stride * (size_t)x->stride,
-                                  packed + (size_t)(y * g->w + x0) * (size_t)columns, x1 - x0 + 1, sums, j->ld);
-                        }
-                    }
+            pack_gradient(packed, gradient + first, (size_t)g->stride, pixels, real, columns);
+            for (int tap = 0; tap < o->k * o->k; tap++) {
+                struct run run = tap_run(o, tap, image, c0, packed, columns, pixels);
+                float *sums = partial + ((size_t)tap * (size_t)j->rows + (size_t)c0) * j->ld + first;
+                for (int c = c0; c < c1 && run.n > 0; c += OUTER_ROWS(nv)) {
+                    outer(nv, &run, sums, j->ld);
+                    run.x += OUTER_ROWS(nv);
+                    sums += (size_t)OUTER_ROWS(nv) * j->ld;
                 }
             }
         }
@@ -703,17 +736,18 @@ static int conv_weight(struct cpu *c, const struct program *p, const struct op_c
     struct weight_job j = {.o = o, .n = n};
     const struct map *g = &o->out_gradient;
     const int size = g->h * g->w;
+    j.dense = size == 1 && o->in.h == 1 && o->in.w == 1;
     j.panels = panels_of(map_stored(g));
     j.rows = map_stored(&o->in);
     j.ld = (size_t)j.panels.vectors * VL;
     j.size = (size_t)(o->k * o->k) * (size_t)j.rows * j.ld;
     /* As many chunks as keep the partials small beside the maps; a dense layer has one, and blocks of channels. */
-    j.chunks = size == 1 ? 1 : n < 16 ? n : 16;
+    j.chunks = j.dense ? 1 : n < 16 ? n : 16;
     j.per_chunk = (n + j.chunks - 1) / j.chunks;
     j.chunks = (n + j.per_chunk - 1) / j.per_chunk;
-    j.block = size == 1 ? 96 : j.rows;
+    j.block = j.dense ? 96 : j.rows;
     j.row_blocks = (j.rows + j.block - 1) / j.block;
-    j.worker_bytes = (size_t)(size == 1 ? 64 : size) * PANEL_MOST * sizeof(float);
+    j.worker_bytes = (size_t)(j.dense ? DENSE_IMAGES : size) * PANEL_MOST * sizeof(float);
     j.partials = scratch(c, SCRATCH_PARTIALS, ((size_t)j.chunks * (j.size + j.ld)) * sizeof(float), e);
     if (j.partials == NULL) return ERROR_TRIAL;
     j.worker = scratch(c, SCRATCH_WORKER, j.worker_bytes * (size_t)threads_count(c->threads), e);

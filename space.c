@@ -3,8 +3,9 @@
  * One recursive-descent reader over the bytes of a text: tokens are made as they are needed, expressions evaluate
  * at once to `struct value`s in the document's arena. With a space at hand, hp.NAME(...) makes a parameter; without
  * one it is an error. A parameter's parent is the innermost choice around it, which is entered into the list before
- * its options are read: so parents stand before children. Depth is limited, so hostile input cannot run out of stack.
- */
+ * its options are read: so parents stand before children. Depth is limited, so hostile input cannot run out of
+ * stack, and so is the number of parameters. Columns count bytes. Whatever is read prints as text that reads back as
+ * the same tree: so integers keep to +-(2^63 - 1), and strings are UTF-8 without a 0. */
 #include "space.h"
 
 #include <errno.h>
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEPTH_LIMIT = 200, TEXT_LIMIT = 16 << 20, RANDINT_LIMIT = 1000000 };
+enum { DEPTH_LIMIT = 200, TEXT_LIMIT = 16 << 20, RANDINT_LIMIT = 1000000, PARAM_LIMIT = 10000 };
 
 const char *const distribution_names[] = {"uniform",   "quniform",   "loguniform", "qloguniform", "normal", "qnormal",
                                           "lognormal", "qlognormal", "uniformint", "randint",     "choice", "pchoice"};
@@ -42,8 +43,7 @@ const char space_seed[] =
     "    'activation': hp.choice('activation', ['relu', 'elu'])\n"
     "}\n";
 
-/* ==================================================== the reader ===================================================
- */
+/* ======== the reader ======== */
 
 struct reader {
     const char *text, *file;
@@ -68,6 +68,9 @@ static int complain_at(struct reader *r, int line, int column, const char *forma
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
+    for (char *c = what; *c; c++) { /* a label may hold a line end, a message not */
+        if ((unsigned char)*c < 32) *c = '?';
+    }
     return r->failed = error_set(r->e, ERROR_USER, "%s:%d:%d: %s", r->file, line, column, what);
 }
 #define COMPLAIN(r, ...) complain_at(r, (r)->line, column_of(r), __VA_ARGS__)
@@ -116,6 +119,7 @@ static int accept(struct reader *r, char c) {
 
 static int is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 static int is_digit(char c) { return c >= '0' && c <= '9'; }
+static int is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
 
 /* Reads an identifier of at most room - 1 bytes, without skipping white space before it. */
 static int read_word(struct reader *r, char *word, size_t room) {
@@ -165,16 +169,35 @@ static void add_utf8(struct text *t, uint32_t c) {
     }
 }
 
+/* Well-formed UTF-8: no overlong form, no surrogate, nothing above U+10FFFF. */
+static int is_utf8(const char *s, size_t n) {
+    for (size_t i = 0; i < n;) {
+        const unsigned char c = (unsigned char)s[i];
+        const size_t more = c < 0x80                ? 0
+                            : c >= 0xc2 && c < 0xe0 ? 1
+                            : (c & 0xf0) == 0xe0    ? 2
+                            : (c & 0xf8) == 0xf0    ? 3
+                                                    : 9;
+        uint32_t code = more == 1 ? c & 31u : more == 2 ? c & 15u : c & 7u;
+        if (more > 3 || more >= n - i) return 0;
+        for (size_t k = 1; k <= more; k++) {
+            const unsigned char d = (unsigned char)s[i + k];
+            if ((d & 0xc0) != 0x80) return 0;
+            code = code << 6 | (d & 63u);
+        }
+        if (more == 2 && (code < 0x800 || (code >= 0xd800 && code < 0xe000))) return 0;
+        if (more == 3 && (code < 0x10000 || code > 0x10ffff)) return 0;
+        i += more + 1;
+    }
+    return 1;
+}
+
 static int read_hex(struct reader *r, int digits, uint32_t *out) {
     *out = 0;
     for (int i = 0; i < digits; i++) {
         const char c = peek(r, 0);
-        const int d = is_digit(c)            ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
-        if (d < 0) return COMPLAIN(r, "an escape in this string needs %d hexadecimal digits", digits);
-        *out = *out << 4 | (uint32_t)d;
+        if (!is_hex(c)) return COMPLAIN(r, "an escape in this string needs %d hexadecimal digits", digits);
+        *out = *out << 4 | (uint32_t)(is_digit(c) ? c - '0' : (c | 32) - 'a' + 10);
         advance(r);
     }
     return OK;
@@ -194,7 +217,7 @@ static void read_escape(struct reader *r, struct text *t) {
             advance(r);
             advance(r);
             if (read_hex(r, 4, &low)) return;
-            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+            code = low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00) : 0;
         }
         if (code == 0 || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) {
             COMPLAIN(r, "an escape in this string is no character");
@@ -258,6 +281,9 @@ static struct value *read_string(struct reader *r) {
         skip(r);
     } while (!r->failed && string_starts(r));
     if (t.failed && !r->failed) r->failed = error_memory(r->e, t.n, "a string");
+    if (!r->failed && !is_utf8(t.s != NULL ? t.s : "", t.n)) {
+        complain_at(r, v->line, v->column, "this string is not UTF-8; save the file as UTF-8");
+    }
     if (!r->failed) {
         v->string = arena_string(&r->doc->arena, t.s != NULL ? t.s : "", t.n);
         if (v->string == NULL) r->failed = error_memory(r->e, t.n, "a string");
@@ -268,18 +294,19 @@ static struct value *read_string(struct reader *r) {
 
 /* ---- numbers ---- */
 
-static struct value *value_integer(struct reader *r, struct value *v, int64_t i) {
-    (void)r;
-    v->kind = VALUE_INT;
-    v->integer = i;
-    v->number = (double)i;
-    return v;
-}
-
 static struct value *value_float(struct value *v, double x) {
     v->kind = VALUE_FLOAT;
     v->integer = 0;
     v->number = x;
+    return v;
+}
+
+/* -2^63 becomes a float: its digits without the sign would not read as an integer. */
+static struct value *value_integer(struct value *v, int64_t i) {
+    if (i == INT64_MIN) return value_float(v, -0x1p63);
+    v->kind = VALUE_INT;
+    v->integer = i;
+    v->number = (double)i;
     return v;
 }
 
@@ -295,11 +322,11 @@ static struct value *read_number(struct reader *r) {
     }
     for (;; r->at++) {
         const char c = peek(r, 0);
-        if (c == '_' && n > 0 && (is_digit(peek(r, 1)) || base == 16)) continue;
+        if (c == '_' && (n > 0 || base != 10) && (base == 16 ? is_hex(peek(r, 1)) : is_digit(peek(r, 1)))) continue;
         const int sign =
             (c == '+' || c == '-') && n > 0 && (digits[n - 1] == 'e' || digits[n - 1] == 'E') && base == 10;
-        const int hex = base == 16 && c != '\0' && strchr("abcdefABCDEF", c) != NULL;
-        if (!is_digit(c) && !hex && !sign && !(base == 10 && (c == '.' || c == 'e' || c == 'E'))) break;
+        if (!is_digit(c) && !(base == 16 && is_hex(c)) && !sign && !(base == 10 && (c == '.' || c == 'e' || c == 'E')))
+            break;
         if (base == 10 && !is_digit(c)) real = 1;
         if (n + 1 >= sizeof digits) return COMPLAIN(r, "this number has too many digits"), NULL;
         digits[n++] = c;
@@ -309,12 +336,18 @@ static struct value *read_number(struct reader *r) {
     errno = 0;
     if (!real) {
         const long long i = n > 0 ? strtoll(digits, &end, base) : 0;
-        if (n > 0 && *end == '\0' && errno == 0 && !is_letter(peek(r, 0))) return value_integer(r, v, i);
+        if (n == 0 || *end != '\0' || is_letter(peek(r, 0))) {
+            return complain_at(r, v->line, v->column, "this is no number"), NULL;
+        }
+        if (base == 10 && digits[0] == '0' && strspn(digits, "0") < n) {
+            return complain_at(r, v->line, v->column, "an integer cannot begin with 0; write 0o... for octal"), NULL;
+        }
+        if (errno == 0) return value_integer(v, i);
+        if (base != 10)
+            return complain_at(r, v->line, v->column, "this number is too large; write it in decimals"), NULL;
     }
-    const double x = base == 10 && n > 0 ? strtod(digits, &end) : 0;
-    if (n == 0 || *end != '\0' || end == digits || is_letter(peek(r, 0)) || base != 10) {
-        return complain_at(r, v->line, v->column, "this is no number"), NULL;
-    }
+    const double x = strtod(digits, &end); /* an integer beyond 64 bits becomes a float */
+    if (*end != '\0' || is_letter(peek(r, 0))) return complain_at(r, v->line, v->column, "this is no number"), NULL;
     if (isinf(x)) return complain_at(r, v->line, v->column, "this number is too large"), NULL;
     return value_float(v, x);
 }
@@ -324,6 +357,28 @@ static int is_number(const struct value *v) {
 }
 
 static double as_number(const struct value *v) { return v->kind == VALUE_BOOL ? (double)v->integer : v->number; }
+
+/* i ** j for j >= 0; 0 where it leaves 64 bits. */
+static int integer_power(int64_t i, int64_t j, int64_t *out) {
+    *out = 1;
+    for (; j > 0; j >>= 1) { /* the square that the last bit would make is not needed, so it may overflow */
+        if ((j & 1) && __builtin_mul_overflow(*out, i, out)) return 0;
+        if (j > 1 && __builtin_mul_overflow(i, i, &i)) return 0;
+    }
+    return 1;
+}
+
+/* Python's a // b and a % b of floats: the remainder has b's sign, and b * (a // b) + a % b is a up to rounding. */
+static double float_divide(double x, double y, double *rest) {
+    *rest = fmod(x, y);
+    double whole = (x - *rest) / y;
+    if (*rest != 0 && (y < 0) != (*rest < 0)) {
+        *rest += y;
+        whole -= 1;
+    }
+    const double below = floor(whole);
+    return whole - below > 0.5 ? below + 1 : below;
+}
 
 /* Python's arithmetic: integers stay integers under + - * // % and ** of an exponent >= 0, unless they leave 64 bits.
  */
@@ -339,30 +394,29 @@ static struct value *arithmetic(struct reader *r, const struct value *a, const c
     const int whole = a->kind != VALUE_FLOAT && b->kind != VALUE_FLOAT;
     const int64_t i = a->integer, j = b->integer;
     int64_t out = 0;
-    if (y == 0 && (op[0] == '/' || op[0] == '%')) return complain_at(r, line, column, "a division by zero"), NULL;
+    if (y == 0 && (op[0] == '/' || op[0] == '%'))
+        return complain_at(r, line, column, "a division by zero; correct the divisor"), NULL;
     if (whole) {
         int done = 0;
         if (op[0] == '+') done = !__builtin_add_overflow(i, j, &out);
         if (op[0] == '-') done = !__builtin_sub_overflow(i, j, &out);
         if (strcmp(op, "*") == 0) done = !__builtin_mul_overflow(i, j, &out);
-        if ((strcmp(op, "//") == 0 || op[0] == '%') && !(i == INT64_MIN && j == -1)) {
+        if (strcmp(op, "//") == 0 || op[0] == '%') { /* i is never -2^63 */
             const int64_t rest = i % j, floor_rest = rest != 0 && (rest < 0) != (j < 0) ? rest + j : rest;
             out = op[0] == '%' ? floor_rest : (i - floor_rest) / j;
             done = 1;
         }
-        if (strcmp(op, "**") == 0 && j >= 0 && j < 64) {
-            out = 1;
-            done = 1;
-            for (int64_t k = 0; k < j; k++) done = done && !__builtin_mul_overflow(out, i, &out);
-        }
-        if (done) return value_integer(r, v, out);
+        if (strcmp(op, "**") == 0 && j >= 0) done = integer_power(i, j, &out);
+        if (done) return value_integer(v, out);
     }
+    double rest = 0;
+    const double quotient = y != 0 ? float_divide(x, y, &rest) : 0;
     const double z = op[0] == '+'            ? x + y
                      : op[0] == '-'          ? x - y
                      : strcmp(op, "*") == 0  ? x * y
                      : strcmp(op, "/") == 0  ? x / y
-                     : strcmp(op, "//") == 0 ? floor(x / y)
-                     : strcmp(op, "%") == 0  ? x - y * floor(x / y)
+                     : strcmp(op, "//") == 0 ? quotient
+                     : op[0] == '%'          ? rest
                                              : pow(x, y);
     if (!isfinite(z)) return complain_at(r, line, column, "the result of '%s' is not a finite number", op), NULL;
     return value_float(v, z);
@@ -422,8 +476,8 @@ static void check_keys(struct reader *r, const struct value *v) {
         if (strcmp(sorted[i - 1], sorted[i]) != 0) continue;
         int last = v->n - 1;
         while (strcmp(v->keys[last], sorted[i]) != 0) last--;
-        complain_at(r, v->items[last]->line, v->items[last]->column, "the key '%.100s' stands twice in this dictionary",
-                    sorted[i]);
+        complain_at(r, v->items[last]->line, v->items[last]->column,
+                    "the key '%.100s' stands twice in this dictionary; drop one", sorted[i]);
     }
     mem_free(sorted);
 }
@@ -435,9 +489,8 @@ static struct value *read_list(struct reader *r, char close, enum value_kind kin
     int comma = 0;
     advance(r);
     while (!r->failed && !accept(r, close)) {
-        if (l.n > 0 && !comma)
-            return complain_at(r, r->line, column_of(r), "a ',' or '%c' is missing here", close), NULL;
-        if (at_end(r)) return complain_at(r, line, column, "this bracket is never closed with '%c'", close), NULL;
+        if (at_end(r)) return complain_at(r, line, column, "this bracket is never closed; add '%c'", close), NULL;
+        if (l.n > 0 && !comma) return COMPLAIN(r, "a ',' or '%c' is missing here", close), NULL;
         items_add(r, &l, NULL, read_expression(r));
         comma = accept(r, ',');
     }
@@ -452,8 +505,8 @@ static struct value *read_dict(struct reader *r) {
     int comma = 0;
     advance(r);
     while (!r->failed && !accept(r, '}')) {
+        if (at_end(r)) return complain_at(r, line, column, "this bracket is never closed; add '}'"), NULL;
         if (l.n > 0 && !comma) return COMPLAIN(r, "a ',' or '}' is missing here"), NULL;
-        if (at_end(r)) return complain_at(r, line, column, "this bracket is never closed with '}'"), NULL;
         if (!string_starts(r)) return COMPLAIN(r, "a dictionary's key must be a string in quotes"), NULL;
         const struct value *key = read_string(r);
         if (!accept(r, ':')) return COMPLAIN(r, "a ':' is missing behind the key"), NULL;
@@ -487,6 +540,17 @@ static void check_bounds(struct reader *r, const struct param *p, const char *na
         !(p->q > 0)) {
         complain_at(r, line, column, "hp.%s('%.100s'): q must be above 0", name, p->label);
     }
+    const double reach = normal ? fabs(p->mu) + 40 * p->sigma : fmax(fabs(p->low), fabs(p->high));
+    const double largest = p->dist == DIST_QLOGUNIFORM  ? exp(p->high)
+                           : p->dist == DIST_QLOGNORMAL ? exp(p->mu + 10 * p->sigma)
+                                                        : reach;
+    if (!isfinite(2 * reach) || (p->q > 0 && !isfinite(largest / p->q))) {
+        complain_at(r, line, column, "hp.%s('%.100s'): these arguments overflow; take smaller ones, or a larger q",
+                    name, p->label);
+    }
+    if (p->dist == DIST_UNIFORMINT && reach > 1e15) {
+        complain_at(r, line, column, "hp.%s('%.100s'): the bounds must lie within +-1e15", name, p->label);
+    }
     const int log_scale = p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM;
     if (log_scale && (p->high > 700 || p->low < -700)) {
         complain_at(r, line, column, "hp.%s('%.100s'): low and high are natural logarithms, from -700 to 700", name,
@@ -498,17 +562,21 @@ static void check_bounds(struct reader *r, const struct param *p, const char *na
     }
 }
 
-/* Reads one numeric argument into its place in *p. */
+/* For messages: a label given by name may come last. */
+static const char *label_of(const struct param *p) { return p->label != NULL ? p->label : ""; }
+
+/* Puts one numeric argument into its place in *p. */
 static void set_argument(struct reader *r, struct param *p, const char *name, const struct value *v) {
     if (v == NULL || r->failed) return;
     if (!is_number(v) || v->kind == VALUE_BOOL || !isfinite(v->number)) {
-        complain_at(r, v->line, v->column, "the argument %s of '%.100s' must be a finite number", name, p->label);
+        complain_at(r, v->line, v->column, "the argument %s of hp.%s('%.100s') must be a finite number", name,
+                    distribution_names[p->dist], label_of(p));
         return;
     }
     const double x = v->number;
     if (p->dist == DIST_RANDINT && (v->kind != VALUE_INT || fabs(x) > 1e15)) {
         complain_at(r, v->line, v->column, "the argument %s of hp.randint('%.100s') must be an integer", name,
-                    p->label);
+                    label_of(p));
     }
     if (strcmp(name, "low") == 0) p->low = x;
     if (strcmp(name, "high") == 0) p->high = x;
@@ -533,8 +601,8 @@ static void read_options(struct reader *r, int index) {
     advance(r);
     r->parent = index;
     while (!r->failed && !accept(r, close)) {
+        if (at_end(r)) complain_at(r, line, column, "this bracket is never closed; add '%c'", close);
         if (options.n > 0 && !comma) COMPLAIN(r, "a ',' or '%c' is missing here", close);
-        if (at_end(r)) complain_at(r, line, column, "this bracket is never closed with '%c'", close);
         r->option = options.n;
         char inner = '\0';
         if (weighted) {
@@ -559,7 +627,8 @@ static void read_options(struct reader *r, int index) {
     if (r->failed) return;
     struct param *p = &r->space->params[index];
     if (options.n == 0) {
-        complain_at(r, line, column, "hp.%s('%.100s') has no options", distribution_names[p->dist], p->label);
+        complain_at(r, line, column, "hp.%s('%.100s') has no options; give at least one", distribution_names[p->dist],
+                    label_of(p));
         return;
     }
     p->n_options = options.n;
@@ -577,12 +646,14 @@ static void read_options(struct reader *r, int index) {
         sum += p->p[i];
     }
     if (!r->failed && !(fabs(sum - 1) <= 1e-6)) {
-        complain_at(r, line, column, "hp.pchoice('%.100s'): the probabilities sum to %.9g, not to 1", p->label, sum);
+        complain_at(r, line, column, "hp.pchoice('%.100s'): the probabilities sum to %.9g; they must sum to 1",
+                    label_of(p), sum);
     }
 }
 
 static int param_new(struct reader *r) {
     struct space *s = r->space;
+    if (s->n_params == PARAM_LIMIT) return COMPLAIN(r, "there are more than %d parameters", PARAM_LIMIT), 0;
     if (s->n_params == r->param_room) {
         const int room = r->param_room == 0 ? 32 : 2 * r->param_room;
         struct param *params = mem_grow(s->params, (size_t)room * sizeof *params);
@@ -607,7 +678,7 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
         return complain_at(r, line, column, "hp.%s: a configuration has values, not distributions", name), NULL;
     const int index = param_new(r);
     const struct value *given[MAX_ARGUMENTS] = {NULL};
-    int position = -1, seen_options = 0, comma = 1; /* position -1: the label */
+    int position = -1, seen_options = 0, by_name = 0, comma = 1; /* position -1: the label */
     if (r->failed) return NULL;
     r->space->params[index].dist = dist;
     if (!accept(r, '(')) return COMPLAIN(r, "a '(' is missing behind hp.%s", name), NULL;
@@ -615,7 +686,7 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
     while (!r->failed && !accept(r, ')')) {
         if (at_end(r)) return complain_at(r, line, column, "the '(' of this hp.%s is never closed", name), NULL;
         if (!comma) return COMPLAIN(r, "a ',' or ')' is missing here"), NULL;
-        int which = position++;
+        int which = position++, named = 0;
         char word[64];
         const struct reader before = *r;
         if (!string_starts(r) && read_word(r, word, sizeof word)) { /* NAME = ..., or else an expression */
@@ -623,6 +694,7 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
             if (peek(r, 0) == '=') {
                 advance(r);
                 skip(r);
+                by_name = named = 1;
                 which = strcmp(word, "label") == 0 ? -1 : 0;
                 if (which == 0 && dist == DIST_RANDINT && strcmp(word, "upper") == 0) strcpy(word, "low");
                 while (which >= 0 && which < MAX_ARGUMENTS && names[which] != NULL && strcmp(names[which], word) != 0)
@@ -637,6 +709,8 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
                 r->line_start = before.line_start;
             }
         }
+        if (by_name && !named)
+            return COMPLAIN(r, "hp.%s: an argument without a name behind one with a name", name), NULL;
         struct param *p = &r->space->params[index];
         if (which < 0) {
             if (!string_starts(r) || p->label != NULL)
@@ -645,8 +719,6 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
             if (label != NULL) p->label = label->string;
         } else if (which >= MAX_ARGUMENTS || names[which] == NULL) {
             return COMPLAIN(r, "hp.%s has too many arguments", name), NULL;
-        } else if (p->label == NULL) {
-            return COMPLAIN(r, "the first argument of hp.%s is its label, a string", name), NULL;
         } else if (dist == DIST_CHOICE || dist == DIST_PCHOICE) {
             if (seen_options++) return COMPLAIN(r, "hp.%s has its options twice", name), NULL;
             read_options(r, index);
@@ -739,6 +811,25 @@ static struct value *read_call_dict(struct reader *r) {
     return r->failed ? NULL : v;
 }
 
+/* float('inf'), float('nan'): how Python writes what JSON calls Infinity and NaN. */
+static struct value *read_call_float(struct reader *r, int line, int column) {
+    static const struct {
+        const char *name;
+        double x;
+    } known[] = {{"inf", INFINITY}, {"-inf", -INFINITY}, {"nan", NAN}};
+    struct value *v = value_new(r, VALUE_FLOAT);
+    if (!accept(r, '(')) return COMPLAIN(r, "a '(' is missing behind float"), NULL;
+    skip(r);
+    const struct value *s = string_starts(r) ? read_string(r) : NULL;
+    for (size_t i = 0; s != NULL && i < sizeof known / sizeof *known; i++) {
+        if (strcmp(s->string, known[i].name) != 0) continue;
+        if (!accept(r, ')')) return COMPLAIN(r, "a ')' is missing here"), NULL;
+        return value_float(v, known[i].x);
+    }
+    return complain_at(r, line, column, "float takes 'inf', '-inf' or 'nan' here; write other numbers as they are"),
+           NULL;
+}
+
 static struct value *read_name(struct reader *r) {
     static const struct {
         const char *name;
@@ -753,7 +844,10 @@ static struct value *read_name(struct reader *r) {
                      {"Infinity", VALUE_FLOAT, INFINITY},
                      {"NaN", VALUE_FLOAT, NAN},
                      {"pi", VALUE_FLOAT, 3.141592653589793},
-                     {"e", VALUE_FLOAT, 2.718281828459045}};
+                     {"e", VALUE_FLOAT, 2.718281828459045},
+                     {"inf", VALUE_FLOAT, INFINITY},
+                     {"nan", VALUE_FLOAT, NAN}};
+    enum { BARE = 8 }; /* so many stand alone, the others behind np. or math. */
     const int line = r->line, column = column_of(r);
     char word[64], module[64] = "";
     struct value *v = value_new(r, VALUE_NONE);
@@ -775,11 +869,14 @@ static struct value *read_name(struct reader *r) {
                                word),
                    NULL;
         if (strcmp(word, "dict") == 0) return read_call_dict(r);
+        if (strcmp(word, "float") == 0) return read_call_float(r, line, column);
     } else if (!maths) {
-        return complain_at(r, line, column, "'%s.%s' is not known here", module, word), NULL;
+        return complain_at(r, line, column, "'%s.%s' is not known here%s", module, word,
+                           strcmp(module, "scope") == 0 ? "; for integers take hp.uniformint or hp.randint" : ""),
+               NULL;
     }
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++) {
-        if (strcmp(word, constants[i].name) != 0 || (i < 8) == (maths != 0)) continue;
+        if (strcmp(word, constants[i].name) != 0 || (i < BARE) == (maths != 0)) continue;
         v->kind = constants[i].kind;
         v->number = constants[i].x;
         if (v->kind == VALUE_BOOL) v->integer = constants[i].x != 0;
@@ -811,27 +908,34 @@ static struct value *read_power(struct reader *r) {
     if (!r->failed && peek(r, 0) == '*' && peek(r, 1) == '*') {
         const int line = r->line, column = column_of(r);
         r->at += 2;
-        return arithmetic(r, a, "**", read_unary(r), line, column);
+        if (++r->depth > DEPTH_LIMIT) return COMPLAIN(r, "this nests deeper than %d levels", DEPTH_LIMIT), NULL;
+        const struct value *b = read_unary(r);
+        r->depth--;
+        return arithmetic(r, a, "**", b, line, column);
     }
     return a;
 }
 
+/* Any signs, then a power. A loop: "-1" must not need more depth than the 1 - 2 that it was printed for. */
 static struct value *read_unary(struct reader *r) {
+    int signs = 0, minus = 0;
     skip(r);
-    const char c = peek(r, 0);
-    if (c != '-' && c != '+') return read_power(r);
     const int line = r->line, column = column_of(r);
-    advance(r);
-    if (++r->depth > DEPTH_LIMIT) return COMPLAIN(r, "this nests deeper than %d levels", DEPTH_LIMIT), NULL;
-    struct value *v = read_unary(r);
-    r->depth--;
-    if (v == NULL) return NULL;
-    if (c == '-' && v->kind == VALUE_FLOAT) { /* not 0 - x: -0.0 is a number of its own, and JSON's -Infinity */
-        struct value *negative = value_new(r, VALUE_FLOAT);
-        return negative != NULL ? value_float(negative, -v->number) : NULL;
+    for (char c = peek(r, 0); c == '-' || c == '+'; c = peek(r, 0)) {
+        signs = 1;
+        minus ^= c == '-';
+        advance(r);
+        skip(r);
     }
-    struct value *zero = value_new(r, VALUE_INT);
-    return arithmetic(r, zero, c == '-' ? "-" : "+", v, line, column);
+    struct value *x = read_power(r);
+    if (r->failed || !signs) return x;
+    if (!is_number(x)) return complain_at(r, line, column, "a sign stands before numbers only"), NULL;
+    struct value *v = value_new(r, VALUE_INT);
+    if (v == NULL) return NULL;
+    v->line = line;
+    v->column = column;
+    if (x->kind == VALUE_FLOAT) return value_float(v, minus ? -x->number : x->number); /* not 0 - x: -0.0 */
+    return value_integer(v, minus ? -x->integer : x->integer);
 }
 
 static struct value *read_product(struct reader *r) {
@@ -954,8 +1058,7 @@ void space_free(struct space *s) {
     mem_free(s);
 }
 
-/* ================================================= points of a space ===============================================
- */
+/* ======== points of a space ======== */
 
 int space_active(const struct space *s, int i, const double *values) {
     const struct param *p = &s->params[i];
@@ -1008,22 +1111,27 @@ void space_draw(const struct space *s, struct rng *rng, double *values) {
 static int in_domain(const struct param *p, double x) {
     double low = p->low, high = p->high;
     if (!isfinite(x)) return 0;
+    if (p->q > 0 && fabs(x - nearbyint(x / p->q) * p->q) > 1e-6 * p->q + 1e-9 * fabs(x)) return 0;
     switch (p->dist) {
         case DIST_CHOICE:
         case DIST_PCHOICE: return x == floor(x) && x >= 0 && x < p->n_options;
-        case DIST_RANDINT: return x == floor(x) && x >= p->low && x < p->high;
+        case DIST_RANDINT: return x == floor(x) && x >= low && x < high;
         case DIST_NORMAL:
         case DIST_QNORMAL: return 1;
-        case DIST_LOGNORMAL:
+        case DIST_LOGNORMAL: return x > 0;
         case DIST_QLOGNORMAL: return x >= 0;
-        case DIST_LOGUNIFORM:
+        case DIST_LOGUNIFORM: /* by a factor, not a sum: never 0, whose logarithm is none */
+            return x >= exp(low) * (1 - 1e-9) && x <= exp(high) * (1 + 1e-9);
         case DIST_QLOGUNIFORM:
             low = exp(low);
             high = exp(high);
+            if (x < 0) return 0;
+            break;
+        case DIST_UNIFORMINT:
+            if (x != floor(x)) return 0;
             break;
         case DIST_UNIFORM:
-        case DIST_QUNIFORM:
-        case DIST_UNIFORMINT: break;
+        case DIST_QUNIFORM: break;
     }
     const double slack = p->q / 2 + 1e-9 * fmax(fabs(low), fabs(high));
     return x >= low - slack && x <= high + slack;
@@ -1053,7 +1161,7 @@ static struct value *config_of(const struct space *s, const struct value *v, con
         const int whole = p->dist == DIST_RANDINT || p->dist == DIST_UNIFORMINT;
         out->kind = whole ? VALUE_INT : VALUE_FLOAT;
         out->integer = whole ? (int64_t)x : 0;
-        out->number = x;
+        out->number = whole ? (double)out->integer : x; /* no -0 */
         return out;
     }
     *out = *v;
@@ -1098,8 +1206,7 @@ const struct value *value_get(const struct value *dict, const char *key) {
     return NULL;
 }
 
-/* ==================================================== printing =====================================================
- */
+/* ======== printing ======== */
 
 struct printer {
     struct text *t;
@@ -1141,7 +1248,7 @@ static void print_string(const struct printer *p, const char *s) {
 
 static void print_float(const struct printer *p, double x) {
     if (p->python && !isfinite(x)) {
-        text_add(p->t, isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+        text_add(p->t, "float('%s')", isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
     } else {
         text_add_double(p->t, x);
     }
