@@ -34,8 +34,7 @@ static const char log_magic[] = "parzen trials 1\n";
 enum { MAGIC = 16, MARKER = 0x7A52504C, RECORD_HEAD = 12, RECORD_LEAST = 16, RECORD_MOST = 16 << 20 };
 enum { RECORD_SEARCH = 1, RECORD_TRIAL = 2 };
 
-/* ================================================ bytes there and back =============================================
- */
+/* ==================================== bytes there and back ==================================== */
 
 static void put(struct text *t, uint64_t x, int bytes) {
     char b[8];
@@ -94,8 +93,7 @@ static uint32_t word_at(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* ===================================================== the log ======================================================
- */
+/* ========================================== the log =========================================== */
 
 struct log {
     struct arena arena; /* all strings and values */
@@ -521,8 +519,7 @@ int log_append(struct log *log, const struct trial *t, int n_values, struct erro
                                  : failed; /* a trial that cannot be recorded must not be passed over */
 }
 
-/* ===================================================== tensors ======================================================
- */
+/* ========================================== tensors =========================================== */
 
 enum { HEADER_MOST = 8 << 20 };
 

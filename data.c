@@ -39,8 +39,7 @@ void data_close(struct dataset *d) {
     images_free(&d->test);
 }
 
-/* ==================================================== CIFAR ========================================================
- */
+/* =========================================== CIFAR ============================================ */
 
 /* Records into images[at..], which must have the room. */
 static int decode_into(struct images *s, size_t at, const uint8_t *bytes, size_t n, int labels, int fine_limit,
@@ -178,8 +177,7 @@ static int find_cifar(struct dataset *d, struct images *all, const char *where, 
         where);
 }
 
-/* =============================================== images drawn by rule ===============================================
- */
+/* ==================================== images drawn by rule ==================================== */
 
 enum { SHAPES = 10, SURFACES = 5 };
 
@@ -274,8 +272,7 @@ static int draw_synthetic(struct dataset *d, struct images *all, struct error *e
     return failed ? failed : draw_set(&d->test, SYNTHETIC_TEST, 2, e);
 }
 
-/* ===================================================== splits ======================================================
- */
+/* =========================================== splits =========================================== */
 
 /* Moves `want` of order[0..n), the same share of each class, to its front; order is shuffled already. The largest
  * remainders get the images that whole numbers leave over. */

@@ -51,8 +51,7 @@ static void *scratch(struct cpu *c, int which, size_t bytes, struct error *e) {
     return s->at;
 }
 
-/* ================================================= small functions =================================================
- */
+/* ====================================== small functions ======================================= */
 
 /* exp(x) - 1 for x <= 0, to about 1e-7 of the result: x = n ln 2 + r, exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1). */
 static inline float exp_minus_1(float x) {
@@ -142,8 +141,7 @@ static void dropper_add(struct dropper *d, float *v, size_t e, int n) {
 static float *pixel(const struct map *m, size_t p) { return (float *)m->at + p * (size_t)m->stride; }
 static size_t element(const struct map *m, size_t p) { return p * (size_t)m->stride + (size_t)m->first; }
 
-/* ================================================ the matrix product ===============================================
- */
+/* ===================================== the matrix product ===================================== */
 
 /* One item of a product: MR pointers to `width` channels, and width rows of a panel of weights. */
 struct item {
@@ -215,8 +213,7 @@ static struct panels panels_of(int stored) {
 static int panel_first(const struct panels *p, int i) { return p->vectors * i / p->n; }
 static int panel_vectors(const struct panels *p, int i) { return panel_first(p, i + 1) - panel_first(p, i); }
 
-/* ==================================== convolution, forward and data gradient ========================================
- */
+/* =========================== convolution, forward and data gradient =========================== */
 
 struct job {
     const struct program *program;
@@ -238,6 +235,9 @@ struct job {
     size_t worker_bytes;
     const float *zeros;
 };
+
+/* A dense layer reads no zeros around its images, and its pixels are the images. */
+static int is_dense(const struct job *j) { return j->k == 1 && j->from.h == 1 && j->from.w == 1; }
 
 /* Packs weights for one panel. Forward: row (tap, in channel), column out channel. Back: row (tap, out channel),
  * column in channel. */
@@ -440,7 +440,7 @@ static void product_task(void *context, int task, int worker) {
     float *sums = (float *)(void *)(pixels + round_up(j->chunk, 16));
     const size_t begin = (size_t)chunk * (size_t)j->chunk;
     const int n = chunk_pixels(j, chunk, pixels);
-    const int dense = j->k == 1 && j->from.h == 1 && j->from.w == 1;
+    const int dense = is_dense(j);
     const int units = dense ? j->from.parts : j->k * j->k; /* what blocks of the sum are made of */
     const int unit_rows = j->rows_panel / units;
     const int block = unit_rows >= BLOCK_ROWS ? 1 : BLOCK_ROWS / unit_rows;
@@ -469,9 +469,9 @@ static int product(struct cpu *c, struct job *j, int want_partials, struct error
     j->items = taps * j->from.parts;
     j->pixels = (size_t)j->n * (size_t)j->to.h * (size_t)j->to.w;
     const int image = j->to.h * j->to.w;
-    /* A chunk of a strided data gradient is made of whole rows of four, so that each parity has its share. */
-    j->chunk = image >= CHUNK || image == 1 ? CHUNK : CHUNK / image * image;
-    if (image == 1) j->chunk = 96;
+    /* Whole images where they are small, so that a strided data gradient finds each parity in a chunk; a dense layer's
+     * images are few, and its chunks smaller, so that there are tasks for all threads. */
+    j->chunk = image == 1 ? 96 : image >= CHUNK ? CHUNK : CHUNK / image * image;
     j->chunks = (int)((j->pixels + (size_t)j->chunk - 1) / (size_t)j->chunk);
     j->worker_bytes = (size_t)j->items * sizeof(struct item) + (size_t)round_up(j->chunk, 16) * sizeof(int) +
                       (size_t)(j->chunk + ROWS_MOST) * PANEL_MOST * sizeof(float);
@@ -485,8 +485,9 @@ static int product(struct cpu *c, struct job *j, int want_partials, struct error
         j->partials = scratch(c, SCRATCH_PARTIALS, (size_t)j->chunks * 2 * (size_t)j->panels.stored * sizeof(float), e);
         if (j->partials == NULL) return ERROR_TRIAL;
     }
-    if (image > 1 && (size_t)j->from.width > sizeof zeros / sizeof *zeros)
-        return error_set(e, ERROR_TRIAL, "a layer of %d channels is too wide", j->from.width);
+    if (!is_dense(j) && (size_t)j->from.width > sizeof zeros / sizeof *zeros) {
+        return error_set(e, ERROR_TRIAL, "a convolution of %d channels is too wide", j->from.width);
+    }
     j->zeros = zeros;
     threads_run(c->threads, j->panels.n, pack_task, j);
     threads_run(c->threads, j->chunks * j->panels.n, product_task, j);
@@ -556,8 +557,7 @@ static int conv_data(struct cpu *c, const struct program *p, const struct op_con
     return OK;
 }
 
-/* ================================================ weight gradient ==================================================
- */
+/* ====================================== weight gradient ======================================= */
 
 /* Rows of the outer product: they divide LAYERS_ALIGN, so that no block of input channels reaches behind a pixel. */
 #if defined(__AVX512F__)
@@ -766,8 +766,7 @@ static int conv_weight(struct cpu *c, const struct program *p, const struct op_c
     return OK;
 }
 
-/* ====================================== normalisation, pooling, dropout =============================================
- */
+/* ============================== normalisation, pooling, dropout =============================== */
 
 static void bn_forward(const struct op_bn *o, const struct parameters *p) {
     struct bn *bn = o->bn;
@@ -1022,8 +1021,7 @@ static int sums(struct cpu *c, struct map_job *j, struct error *e) {
     return OK;
 }
 
-/* ============================================= images, losses, optimisers ===========================================
- */
+/* ================================= images, losses, optimisers ================================= */
 
 static void batch_task(void *context, int image, int worker) {
     const struct map_job *j = context;
@@ -1175,8 +1173,7 @@ static int optimise(struct cpu *c, const struct program *p, const struct op_opti
     return OK;
 }
 
-/* ================================================== the program ====================================================
- */
+/* ======================================== the program ========================================= */
 
 static size_t routed_floats(const struct op *op) {
     const struct map *x = op->kind == OP_SUMS ? &op->sums.x : &op->apply_gradient.x;

@@ -27,8 +27,7 @@
 
 static int round_up(int n) { return (n + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN; }
 
-/* ==================================================== the net ======================================================
- */
+/* ========================================== the net =========================================== */
 
 /* A parameter (or moving average) in its logical shape, and where its elements stand in the flat buffers: row i of
  * the logical matrix [rows][columns] is stored at offset + stored_row(i) * stride + column. */
@@ -86,8 +85,7 @@ struct net {
     struct plan training, judging;
 };
 
-/* =================================================== the builder ===================================================
- */
+/* ======================================== the builder ========================================= */
 
 enum walk { WALK_DECLARE, WALK_TRAIN, WALK_JUDGE };
 
@@ -816,8 +814,7 @@ static void walk(struct builder *b) {
     emit(b, OP_NEXT, "next");
 }
 
-/* =================================================== memory plan ===================================================
- */
+/* ======================================== memory plan ========================================= */
 
 /* Every map that an operation touches. The order does not matter. */
 static int op_maps(struct op *op, struct map *maps[8]) {
@@ -930,8 +927,7 @@ static void plan_place(struct plan *p, char *block, size_t element) {
     for (int i = 0; i < p->n_layers; i++) place_map(p, &p->layers[i].map, block, element);
 }
 
-/* ================================================ making and freeing ================================================
- */
+/* ===================================== making and freeing ===================================== */
 
 static size_t slot_row(const struct slot *s, int row) {
     const int padded = s->fan_in > 0 ? round_up(s->width) : 1; /* a vector is one row */
@@ -1111,8 +1107,7 @@ void net_images_unload(struct net_images *set, struct device *d) {
     memset(set, 0, sizeof *set);
 }
 
-/* ==================================================== an epoch =====================================================
- */
+/* ========================================== an epoch ========================================== */
 
 static int begin(struct net *net, const struct step *step, struct error *e) {
     const struct tally zero = {.images = 0};
@@ -1202,8 +1197,7 @@ int net_judge(struct net *net, struct net_metrics *m, net_progress *progress, vo
     return failed;
 }
 
-/* ===================================================== tensors =====================================================
- */
+/* ========================================== tensors =========================================== */
 
 int net_n_tensors(const struct net *net) { return net->n_slots; }
 
@@ -1300,8 +1294,7 @@ int net_load(struct net *net, const char *path, struct error *e) {
     return failed;
 }
 
-/* ================================================ the layers' outputs ==============================================
- */
+/* ==================================== the layers' outputs ===================================== */
 
 static const struct plan *plan_of(const struct net *net, int training) {
     return training ? &net->training : &net->judging;

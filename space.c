@@ -43,7 +43,7 @@ const char space_seed[] =
     "    'activation': hp.choice('activation', ['relu', 'elu'])\n"
     "}\n";
 
-/* ======== the reader ======== */
+/* ========================================= the reader ========================================= */
 
 struct reader {
     const char *text, *file;
@@ -1058,7 +1058,7 @@ void space_free(struct space *s) {
     mem_free(s);
 }
 
-/* ======== points of a space ======== */
+/* ===================================== points of a space ====================================== */
 
 int space_active(const struct space *s, int i, const double *values) {
     const struct param *p = &s->params[i];
@@ -1206,7 +1206,7 @@ const struct value *value_get(const struct value *dict, const char *key) {
     return NULL;
 }
 
-/* ======== printing ======== */
+/* ========================================== printing ========================================== */
 
 struct printer {
     struct text *t;
