@@ -95,12 +95,18 @@ static void advance(struct reader *r) {
     }
 }
 
+/* From # to the end of the line, which stays. */
+static void skip_comment(struct reader *r) {
+    if (peek(r, 0) != '#') return;
+    while (!at_end(r) && peek(r, 0) != '\n') advance(r);
+}
+
 /* White space, comments, continued lines. */
 static void skip(struct reader *r) {
     while (!at_end(r)) {
         const char c = peek(r, 0);
         if (c == '#') {
-            while (!at_end(r) && peek(r, 0) != '\n') advance(r);
+            skip_comment(r);
         } else if (c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' ||
                    (c == '\\' && (peek(r, 1) == '\n' || peek(r, 1) == '\r'))) {
             advance(r);
@@ -756,9 +762,11 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
         check_bounds(r, p, name, line, column);
         if (dist == DIST_UNIFORMINT) p->q = 1;
         if (dist == DIST_RANDINT && !r->failed) {
-            if (p->high - p->low > RANDINT_LIMIT)
-                complain_at(r, line, column, "hp.randint('%.100s'): at most %d values; take hp.uniformint", p->label,
-                            RANDINT_LIMIT);
+            if (p->high - p->low > RANDINT_LIMIT) {
+                return complain_at(r, line, column, "hp.randint('%.100s'): at most %d values; take hp.uniformint",
+                                   p->label, RANDINT_LIMIT),
+                       NULL;
+            }
             p->n_options = (int)(p->high - p->low);
         }
     }
@@ -972,11 +980,14 @@ static void skip_preamble(struct reader *r) {
         char word[64];
         if (string_starts(r) || !is_letter(peek(r, 0)) || !read_word(r, word, sizeof word)) return;
         if (strcmp(word, "import") == 0 || strcmp(word, "from") == 0) {
-            int brackets = 0; /* from x import (a, b) may go over lines */
-            while (!at_end(r) && (peek(r, 0) != '\n' || brackets > 0)) {
+            int brackets = 0; /* from x import (a, b) may go over lines; a comment's brackets count for nothing */
+            while (!at_end(r)) {
+                skip_comment(r);
+                if (brackets <= 0 && (peek(r, 0) == '\n' || peek(r, 0) == ';')) break;
                 brackets += (peek(r, 0) == '(') - (peek(r, 0) == ')');
                 advance(r);
             }
+            accept(r, ';');
             continue;
         }
         skip(r);

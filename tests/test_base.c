@@ -27,7 +27,7 @@ static void test_memory(void) {
     mem_fail_after = 2;
     void *first = mem_alloc(10), *second = mem_alloc(10), *third = mem_zero(5, 4);
     CHECK(first != NULL && second == NULL && third != NULL && mem_fail_after == 0);
-    for (int i = 0; i < 20; i++) CHECK(((char *)third)[i] == 0);
+    for (int i = 0; third != NULL && i < 20; i++) CHECK(((char *)third)[i] == 0);
     mem_free(first);
     mem_free(third);
     mem_free(NULL);

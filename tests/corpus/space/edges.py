@@ -1,0 +1,1 @@
+[hp.uniform('a', -1e307, 1e307), hp.qlognormal('b', 300, 9, 1e-9), hp.qloguniform('c', -700, 700, 3), hp.uniformint('d', -1e15, 1e15), hp.quniform('e', 0.1, 0.2, 7), hp.loguniform('f', -1e-9, 1e-9), hp.qnormal('g', 1e200, 1e-200, 0.1), hp.randint('h', -1000000000000000, -999999999999998)]

@@ -1,0 +1,53 @@
+/* fuzz_space.c - any bytes as a space: what is refused says where; what is accepted prints as a normal form that
+ * reads back to itself, and its points are in their domain and make configurations that read back too. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "space.h"
+
+static void check(int condition) {
+    if (!condition) abort();
+}
+
+static void fuzz_points(const struct space *s) {
+    struct rng rng = rng_make(1, 0, RNG_SUGGEST);
+    struct error e;
+    double *values = mem_zero((size_t)s->n_params + 1, sizeof *values);
+    check(values != NULL);
+    for (int i = 0; i < 3; i++) {
+        struct document config, again;
+        struct text python = {0}, once_more = {0}, json = {0};
+        space_draw(s, &rng, values);
+        check(space_check(s, values, &e) == OK);
+        check(space_config(s, values, &config, &e) == OK);
+        value_print_python(&python, config.root, NULL, 2);
+        check(!python.failed && value_parse(&again, python.s, python.n, "python", &e) == OK);
+        value_print_python(&once_more, again.root, NULL, 2);
+        check(strcmp(python.s, once_more.s) == 0);
+        document_free(&again);
+        value_print_json(&json, config.root, 0);
+        check(!json.failed && value_parse(&again, json.s, json.n, "json", &e) == OK);
+        document_free(&again);
+        document_free(&config);
+        text_free(&python);
+        text_free(&once_more);
+        text_free(&json);
+    }
+    mem_free(values);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
+    struct space *s, *again;
+    struct error e = {0};
+    if (space_parse(&s, (const char *)bytes, n, "fuzz", &e) != OK) {
+        check(e.kind == ERROR_USER && strncmp(e.text, "fuzz:", 5) == 0 && strchr(e.text, '\n') == NULL);
+        return 0;
+    }
+    check(space_parse(&again, s->text, strlen(s->text), "again", &e) == OK);
+    check(again->n_params == s->n_params && strcmp(again->text, s->text) == 0);
+    fuzz_points(s);
+    space_free(again);
+    space_free(s);
+    return 0;
+}

@@ -1,0 +1,1706 @@
+/* test_layers.c - every operation of layers.h on the CPU against a slow reference: loops in double, written from the
+ * comments of layers.h and nothing else.
+ *
+ * A *scene* holds the inputs of one operation, what it must leave behind (*watches*: arrays with the expected value of
+ * each element, and the magnitude of the sum that made it), and the step and the tally. A scene is played on every
+ * instruction set with 1, 2 and 3 threads: outputs are poisoned with NaN first; every element is either within
+ * TOLERANCE times its magnitude, or, where nothing may be written, has kept its bits; all threads give the same bits.
+ * What is input stands between NaNs, so that a stray read shows.
+ *
+ * The reference's own gradients are proved by central differences through its forward loops (test_differences).
+ * `test_layers --bench` measures convolutions instead. */
+#include <stdlib.h>
+
+#include "../layers.h"
+#include "../philox.h"
+#include "check.h"
+
+#define TOLERANCE 1e-5
+enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
+static const char *const isa_names[ISAS] = {"avx512", "avx2", "base"};
+static struct device *devices[ISAS][THREADS]; /* NULL: this machine has no such */
+static const char *const kind_names[] = {"batch",       "conv",           "bn",          "apply",
+                                         "loss",        "conv_data",      "conv_weight", "sums",
+                                         "bn_gradient", "apply_gradient", "optimise",    "next"};
+static double worst[OP_NEXT + 1]; /* the largest deviation seen, relative to the magnitude */
+static struct rng rng;
+
+/* ==================================================== scenes ====================================================== */
+
+struct reals { /* numbers, and the magnitudes of the sums that they are */
+    double *v, *m;
+};
+
+struct watch {
+    const char *name;
+    float *at, *initial;
+    long n;
+    struct reals want;
+    unsigned char *written;
+};
+
+struct scene {
+    struct watch watches[MOST_WATCHES];
+    int n_watches;
+    void *owned[MOST_OWNED];
+    int n_owned;
+    struct parameters parameters;
+    struct step step, step_after;
+    struct tally tally, tally_after;
+    const char *about;
+};
+
+static void *own(struct scene *s, long count, size_t bytes) {
+    void *p = s->n_owned < MOST_OWNED ? mem_zero((size_t)count, bytes) : NULL;
+    if (p == NULL) {
+        printf("no memory for the test\n");
+        exit(2);
+    }
+    s->owned[s->n_owned++] = p;
+    return p;
+}
+
+static void scene_open(struct scene *s, const char *about) {
+    memset(s, 0, sizeof *s);
+    s->about = about;
+    s->step = s->step_after = (struct step){.epoch = 3, .step = 11, .first = 2, .t = 5, .mu_product = 0.25};
+    s->tally = s->tally_after = (struct tally){1, 2, 3, 4, 5, 6};
+}
+
+static void scene_close(struct scene *s) {
+    for (int i = 0; i < s->n_owned; i++) mem_free(s->owned[i]);
+    s->n_owned = 0;
+}
+
+static double *doubles(struct scene *s, long n) { return own(s, n, sizeof(double)); }
+static struct reals reals(struct scene *s, long n) { return (struct reals){doubles(s, n), doubles(s, n)}; }
+static float *floats(struct scene *s, long n) {
+    float *p = own(s, n, sizeof *p);
+    for (long i = 0; i < n; i++) p[i] = NAN;
+    return p;
+}
+static double *widened(struct scene *s, const float *from, long n) {
+    double *p = doubles(s, n);
+    for (long i = 0; i < n; i++) p[i] = (double)from[i];
+    return p;
+}
+static float normal(void) { return (float)rng_normal(&rng); }
+
+/* Elements written[i] (NULL: all) of the array must become want; the others must stay. Call it after the array has
+ * what it shall have before the operation. */
+static void watch(struct scene *s, const char *name, float *at, long n, struct reals want, unsigned char *written) {
+    struct watch *w = &s->watches[s->n_watches++];
+    *w = (struct watch){.name = name, .at = at, .n = n, .want = want, .written = written};
+    w->initial = floats(s, n);
+    memcpy(w->initial, at, (size_t)n * sizeof *at);
+}
+
+/* ---- maps and tensors ---- */
+
+struct tensor { /* [n][h][w][c], c as stored */
+    int n, h, w, c;
+    struct reals at;
+};
+
+static long count(const struct tensor *t) { return (long)t->n * t->h * t->w * t->c; }
+static long place(const struct tensor *t, int i, int y, int x, int c) {
+    return (((long)i * t->h + y) * t->w + x) * t->c + c;
+}
+static struct tensor tensor_new(struct scene *s, int n, int h, int w, int c) {
+    struct tensor t = {n, h, w, c, {NULL, NULL}};
+    t.at = reals(s, count(&t));
+    return t;
+}
+static struct tensor tensor_like(struct scene *s, const struct tensor *t) {
+    return tensor_new(s, t->n, t->h, t->w, t->c);
+}
+
+static int real_channel(int c, int width) {
+    return c % ((width + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN) < width;
+}
+
+/* A map of NaN: a slice between `before` and `after` channels of neighbours. */
+static struct map map_new(struct scene *s, int n, int h, int w, int parts, int width, int before, int after) {
+    struct map m = {.h = h, .w = w, .parts = parts, .width = width, .first = before};
+    m.stride = before + map_stored(&m) + after;
+    m.at = floats(s, (long)n * h * w * m.stride) + before;
+    return m;
+}
+
+enum values { NORMAL, COARSE, ELU_OUTPUT }; /* COARSE: few bits, so that equal values are many and exact */
+
+static float value_of(enum values kind) {
+    const float z = normal();
+    if (kind == COARSE) return (float)((int)rng_below(&rng, 9) - 4) * 0.25f;
+    if (kind == ELU_OUTPUT && z < 0) return (float)expm1((double)z);
+    return z;
+}
+
+static void map_fill(struct map *m, int n, enum values kind) {
+    float *at = m->at;
+    for (long p = 0; p < (long)n * m->h * m->w; p++) {
+        for (int c = 0; c < map_stored(m); c++) {
+            at[p * m->stride + c] = real_channel(c, m->width) ? value_of(kind) : 0.0f;
+        }
+    }
+}
+
+static struct tensor tensor_of(struct scene *s, const struct map *m, int n) {
+    struct tensor t = tensor_new(s, n, m->h, m->w, map_stored(m));
+    const float *at = m->at;
+    for (long p = 0; p < (long)n * m->h * m->w; p++) {
+        for (int c = 0; c < t.c; c++) t.at.v[p * t.c + c] = (double)at[p * m->stride + c];
+    }
+    return t;
+}
+
+static struct map input(struct scene *s, int n, int h, int w, int parts, int width, int slice, enum values kind) {
+    struct map m = map_new(s, n, h, w, parts, width, slice ? 16 : 0, slice ? 8 : 0);
+    map_fill(&m, n, kind);
+    return m;
+}
+
+static void watch_map(struct scene *s, const char *name, const struct map *m, int n, const struct tensor *t) {
+    const long pixels = (long)n * m->h * m->w;
+    struct reals want = reals(s, pixels * m->stride);
+    unsigned char *written = own(s, pixels * m->stride, 1);
+    for (long p = 0; p < pixels; p++) {
+        for (int c = 0; c < t->c; c++) {
+            const long to = p * m->stride + m->first + c;
+            want.v[to] = t->at.v[p * t->c + c];
+            want.m[to] = t->at.m[p * t->c + c];
+            written[to] = 1;
+        }
+    }
+    watch(s, name, (float *)m->at - m->first, pixels * m->stride, want, written);
+}
+
+/* ---- playing a scene ---- */
+
+static int close_enough(double got, double want, double magnitude, double *deviation) {
+    if (isnan(want)) return isnan(got);
+    *deviation = got == want ? 0 : magnitude > 0 ? fabs(got - want) / magnitude : HUGE_VAL;
+    return *deviation <= TOLERANCE;
+}
+
+static void compare(const struct scene *s, enum op_kind kind, const char *device) {
+    for (int k = 0; k < s->n_watches; k++) {
+        const struct watch *w = &s->watches[k];
+        long wrong = 0, stray = 0, at = 0;
+        for (long i = 0; i < w->n; i++) {
+            double deviation = 0;
+            if (w->written != NULL && !w->written[i]) {
+                stray += memcmp(&w->at[i], &w->initial[i], sizeof *w->at) != 0;
+            } else if (!close_enough((double)w->at[i], w->want.v[i], w->want.m[i], &deviation)) {
+                if (wrong++ == 0) at = i;
+            } else if (deviation > worst[kind]) {
+                worst[kind] = deviation;
+            }
+        }
+        CHECK(wrong == 0, "%s on %s: %s: %ld of %ld, first at %ld: %.9g, not %.9g (of %.9g)", s->about, device, w->name,
+              wrong, w->n, at, (double)w->at[at], w->want.v[at], w->want.m[at]);
+        CHECK(stray == 0, "%s on %s: %s: %ld elements that are not its own", s->about, device, w->name, stray);
+    }
+    const struct tally *t = &s->tally, *want = &s->tally_after;
+    const double got3[] = {t->fine_loss, t->coarse_loss, t->l2},
+                 want3[] = {want->fine_loss, want->coarse_loss, want->l2};
+    for (int i = 0; i < 3; i++) {
+        double deviation = 0;
+        CHECK(close_enough(got3[i], want3[i], 0.1 * fabs(want3[i]), &deviation), "%s on %s: tally %d: %.12g, not %.12g",
+              s->about, device, i, got3[i], want3[i]);
+    }
+    CHECK(t->fine_hits == want->fine_hits && t->coarse_hits == want->coarse_hits && t->images == want->images,
+          "%s on %s: %d and %d hits, not %d and %d", s->about, device, (int)t->fine_hits, (int)t->coarse_hits,
+          (int)want->fine_hits, (int)want->coarse_hits);
+    CHECK(s->step.epoch == s->step_after.epoch && s->step.step == s->step_after.step &&
+              s->step.first == s->step_after.first && s->step.t == s->step_after.t &&
+              check_close(s->step.mu_product, s->step_after.mu_product, 1e-14),
+          "%s on %s: the step", s->about, device);
+}
+
+static void restore(struct scene *s, const struct step *step, const struct tally *tally) {
+    for (int k = 0; k < s->n_watches; k++) {
+        const struct watch *w = &s->watches[k];
+        memcpy(w->at, w->initial, (size_t)w->n * sizeof *w->at);
+    }
+    s->step = *step;
+    s->tally = *tally;
+}
+
+/* Each allocation inside the run fails in turn: the trial's error, and the device goes on. */
+static void play_without_memory(struct scene *s, const struct program *p, int n, const struct step *step,
+                                const struct tally *tally) {
+    for (long k = 1, failed = 1; failed && k < 20; k++) {
+        struct device *d = NULL;
+        struct error e = {0};
+        CHECK(device_cpu(&d, 2, NULL, &e) == OK, "%s", e.text);
+        if (d == NULL) return;
+        mem_fail_after = k;
+        failed = d->run(d, p, n, &e);
+        mem_fail_after = 0;
+        CHECK(failed == OK || (failed == ERROR_TRIAL && e.kind == ERROR_TRIAL && e.text[0] != 0), "%s: error %ld: %s",
+              s->about, failed, e.text);
+        restore(s, step, tally);
+        CHECK(d->run(d, p, n, &e) == OK && d->wait(d, &e) == OK, "%s: %s", s->about, e.text);
+        compare(s, p->ops[0].kind, "a device that had no memory");
+        d->close(d);
+        restore(s, step, tally);
+    }
+}
+
+static void play(struct scene *s, struct op *ops, int n_ops, int n) {
+    const struct program p = {
+        .n_ops = n_ops, .ops = ops, .parameters = &s->parameters, .step = &s->step, .tally = &s->tally};
+    const struct step step = s->step;
+    const struct tally tally = s->tally;
+    float *first[MOST_WATCHES];
+    for (int k = 0; k < s->n_watches; k++) first[k] = floats(s, s->watches[k].n);
+    for (int isa = 0; isa < ISAS; isa++) {
+        struct tally first_tally = tally;
+        for (int t = 0; t < THREADS; t++) {
+            struct device *d = devices[isa][t];
+            struct error e = {0};
+            if (d == NULL) continue;
+            restore(s, &step, &tally);
+            CHECK(d->run(d, &p, n, &e) == OK && d->wait(d, &e) == OK, "%s: %s", s->about, e.text);
+            if (t == 0) {
+                compare(s, ops[0].kind, d->about);
+                first_tally = s->tally;
+            }
+            for (int k = 0; k < s->n_watches; k++) {
+                const struct watch *w = &s->watches[k];
+                const size_t bytes = (size_t)w->n * sizeof *w->at;
+                if (t == 0) memcpy(first[k], w->at, bytes);
+                CHECK(memcmp(first[k], w->at, bytes) == 0, "%s on %s: %s: other bits than with one thread", s->about,
+                      d->about, w->name);
+            }
+            CHECK(memcmp(&first_tally, &s->tally, sizeof tally) == 0, "%s on %s: another tally", s->about, d->about);
+        }
+    }
+    restore(s, &step, &tally);
+    play_without_memory(s, &p, n, &step, &tally);
+}
+
+/* =================================================== the reference ================================================ */
+
+static double act_of(enum activation a, double x) {
+    if (a == ACT_RELU) return x > 0 ? x : 0;
+    if (a == ACT_ELU) return x > 0 ? x : expm1(x);
+    return x;
+}
+static double slope_of(enum activation a, double y) { /* from the output */
+    if (a == ACT_RELU) return y > 0;
+    if (a == ACT_ELU) return y > 0 ? 1 : y + 1;
+    return 1;
+}
+
+/* What dropout multiplies pixel p, channel c of a map (of which stride and first count) with. */
+static double drop_factor(const struct drop *d, const struct map *m, const struct step *s, long p, int c) {
+    const uint64_t e = (uint64_t)p * (uint64_t)m->stride + (uint64_t)(m->first + c);
+    const uint32_t counter[4] = {(uint32_t)(e / 8), s->step, s->epoch, 0};
+    uint32_t words[4];
+    if (d->threshold == 0) return 1;
+    philox(d->key, counter, words);
+    const uint32_t word = words[(e % 8) / 2], bits = e % 2 == 0 ? word % 65536 : word / 65536;
+    return bits >= d->threshold ? 65536.0 / (65536.0 - d->threshold) : 0;
+}
+
+static void ref_dropout(const struct drop *d, const struct map *m, const struct step *s, struct tensor *t) {
+    for (long i = 0; i < count(t); i++) {
+        const double f = drop_factor(d, m, s, i / t->c, (int)(i % t->c));
+        t->at.v[i] *= f;
+        t->at.m[i] *= f;
+    }
+}
+
+static void copy(struct tensor *to, const struct tensor *from) {
+    memcpy(to->at.v, from->at.v, (size_t)count(to) * sizeof(double));
+    memcpy(to->at.m, from->at.m, (size_t)count(to) * sizeof(double));
+}
+
+static void put(struct reals *r, long i, double v, double m) {
+    r->v[i] = v;
+    r->m[i] = m;
+}
+static void add_to(struct reals *r, long i, double term) {
+    r->v[i] += term;
+    r->m[i] += fabs(term);
+}
+
+struct taps {
+    int k, stride, pad;
+};
+
+static long weight_place(const struct taps *t, int r, int q, int ci, int co, int in, int out) {
+    return (((long)r * t->k + q) * in + ci) * out + co;
+}
+
+/* v = act(conv + bias) + add. */
+static void ref_conv(struct taps t, enum activation act, const struct tensor *in, const double *w, const double *bias,
+                     const struct tensor *add, struct tensor *v) {
+    for (int i = 0; i < v->n; i++) {
+        for (int y = 0; y < v->h; y++) {
+            for (int x = 0; x < v->w; x++) {
+                for (int c = 0; c < v->c; c++) {
+                    double sum = bias != NULL ? bias[c] : 0, m = fabs(sum);
+                    for (int r = 0; r < t.k; r++) {
+                        for (int q = 0; q < t.k; q++) {
+                            const int iy = y * t.stride - t.pad + r, ix = x * t.stride - t.pad + q;
+                            if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w) continue;
+                            for (int ci = 0; ci < in->c; ci++) {
+                                const double term =
+                                    in->at.v[place(in, i, iy, ix, ci)] * w[weight_place(&t, r, q, ci, c, in->c, v->c)];
+                                sum += term;
+                                m += fabs(term);
+                            }
+                        }
+                    }
+                    put(&v->at, place(v, i, y, x, c), act_of(act, sum), m);
+                    if (add != NULL) add_to(&v->at, place(v, i, y, x, c), add->at.v[place(add, i, y, x, c)]);
+                }
+            }
+        }
+    }
+}
+
+static void ref_statistics(const struct tensor *v, struct reals mean, struct reals variance) {
+    const long pixels = count(v) / v->c;
+    for (int c = 0; c < v->c; c++) {
+        put(&mean, c, 0, 0);
+        put(&variance, c, 0, 0);
+        for (long p = 0; p < pixels; p++) {
+            mean.v[c] += v->at.v[p * v->c + c] / (double)pixels;
+            mean.m[c] += v->at.m[p * v->c + c] / (double)pixels;
+        }
+        for (long p = 0; p < pixels; p++) {
+            const double d = v->at.v[p * v->c + c] - mean.v[c];
+            variance.v[c] += d * d / (double)pixels;
+            variance.m[c] += (d * d + 2 * fabs(d) * v->at.m[p * v->c + c]) / (double)pixels;
+        }
+    }
+}
+
+/* The gradient of `in`: each output hands each tap its share. */
+static void ref_conv_data(struct taps t, const struct tensor *g, const double *w, struct tensor *v) {
+    memset(v->at.v, 0, (size_t)count(v) * sizeof(double));
+    memset(v->at.m, 0, (size_t)count(v) * sizeof(double));
+    for (int i = 0; i < g->n; i++) {
+        for (int y = 0; y < g->h; y++) {
+            for (int x = 0; x < g->w; x++) {
+                for (int r = 0; r < t.k; r++) {
+                    for (int q = 0; q < t.k; q++) {
+                        const int iy = y * t.stride - t.pad + r, ix = x * t.stride - t.pad + q;
+                        if (iy < 0 || iy >= v->h || ix < 0 || ix >= v->w) continue;
+                        for (int ci = 0; ci < v->c; ci++) {
+                            for (int co = 0; co < g->c; co++) {
+                                add_to(&v->at, place(v, i, iy, ix, ci),
+                                       g->at.v[place(g, i, y, x, co)] * w[weight_place(&t, r, q, ci, co, v->c, g->c)]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void ref_conv_weight(struct taps t, const struct tensor *in, const struct tensor *g, struct reals weight,
+                            struct reals bias) {
+    for (long i = 0; i < (long)t.k * t.k * in->c * g->c; i++) put(&weight, i, 0, 0);
+    for (int c = 0; c < g->c && bias.v != NULL; c++) put(&bias, c, 0, 0);
+    for (int i = 0; i < g->n; i++) {
+        for (int y = 0; y < g->h; y++) {
+            for (int x = 0; x < g->w; x++) {
+                for (int co = 0; co < g->c && bias.v != NULL; co++) add_to(&bias, co, g->at.v[place(g, i, y, x, co)]);
+                for (int r = 0; r < t.k; r++) {
+                    for (int q = 0; q < t.k; q++) {
+                        const int iy = y * t.stride - t.pad + r, ix = x * t.stride - t.pad + q;
+                        if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w) continue;
+                        for (int ci = 0; ci < in->c; ci++) {
+                            for (int co = 0; co < g->c; co++) {
+                                add_to(&weight, weight_place(&t, r, q, ci, co, in->c, g->c),
+                                       in->at.v[place(in, i, iy, ix, ci)] * g->at.v[place(g, i, y, x, co)]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void ref_slope(enum activation act, const struct tensor *y, double scale, struct tensor *v) {
+    for (long i = 0; i < count(v) && act != ACT_LINEAR; i++) {
+        const double f = slope_of(act, y->at.v[i] * scale);
+        v->at.v[i] *= f;
+        v->at.m[i] *= fabs(f) + 1; /* y + 1 is itself a sum */
+    }
+}
+
+/* Normalisation: per channel, in double. */
+struct ref_bn {
+    int c, links;
+    double *gamma[2], *beta[2];
+    struct reals moving_mean[2], moving_variance[2], mean, variance, scale, shift, sum_g, sum_gx, a, b, k, dgamma[2],
+        dbeta[2];
+};
+
+static struct ref_bn ref_bn_new(struct scene *s, int c, int links) {
+    struct ref_bn b = {.c = c, .links = links};
+    for (int l = 0; l < links; l++) {
+        b.gamma[l] = doubles(s, c);
+        b.beta[l] = doubles(s, c);
+        b.moving_mean[l] = reals(s, c);
+        b.moving_variance[l] = reals(s, c);
+        b.dgamma[l] = reals(s, c);
+        b.dbeta[l] = reals(s, c);
+    }
+    struct reals *all[] = {&b.mean, &b.variance, &b.scale, &b.shift, &b.sum_g, &b.sum_gx, &b.a, &b.b, &b.k};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) *all[i] = reals(s, c);
+    return b;
+}
+
+static void ref_bn(struct ref_bn *b, int training) {
+    const double eps = (double)BN_EPSILON, keep = 0.99;
+    for (int c = 0; c < b->c; c++) {
+        double mean = b->mean.v[c], variance = b->variance.v[c], scale = 1, shift = 0, m = 0;
+        for (int l = 0; l < b->links; l++) {
+            const double gamma = b->gamma[l][c], beta = b->beta[l][c];
+            double *mm = &b->moving_mean[l].v[c], *mv = &b->moving_variance[l].v[c];
+            if (training) {
+                b->moving_mean[l].m[c] = keep * fabs(*mm) + (1 - keep) * fabs(mean);
+                b->moving_variance[l].m[c] = keep * *mv + (1 - keep) * variance;
+                *mm = keep * *mm + (1 - keep) * mean;
+                *mv = keep * *mv + (1 - keep) * variance;
+            } else {
+                mean = *mm;
+                variance = *mv;
+            }
+            const double deviation = sqrt(variance + eps);
+            shift = (shift - mean) / deviation * gamma + beta;
+            m = (m + fabs(mean)) / deviation * fabs(gamma) + fabs(beta);
+            scale = scale / deviation * gamma;
+            mean = beta;
+            variance = gamma * gamma * variance / (variance + eps);
+        }
+        put(&b->scale, c, scale, fabs(scale));
+        put(&b->shift, c, shift, m);
+    }
+}
+
+static void ref_bn_gradient(struct ref_bn *b, double n) {
+    const double eps = (double)BN_EPSILON;
+    for (int c = 0; c < b->c; c++) {
+        const double r = 1 / sqrt(b->variance.v[c] + eps), s0 = b->sum_g.v[c], s1 = r * b->sum_gx.v[c],
+                     g1 = b->gamma[0][c];
+        double of_g = 0, of_one = 0, of_xhat = 0, of_xhat_m = 0; /* dx = of_g g + of_one + of_xhat xhat */
+        if (b->links == 1) {
+            put(&b->dbeta[0], c, s0, fabs(s0));
+            put(&b->dgamma[0], c, s1, fabs(s1));
+            of_g = g1 * r;
+            of_one = -g1 * r * s0 / n;
+            of_xhat = -g1 * r * s1 / n;
+            of_xhat_m = fabs(of_xhat);
+        } else {
+            const double v2 = g1 * g1 * b->variance.v[c] * r * r, r2 = 1 / sqrt(v2 + eps), g2 = b->gamma[1][c];
+            const double dgamma1 = g2 * r2 * s1 * eps * r2 * r2, dgamma2 = g1 * r2 * s1;
+            put(&b->dbeta[1], c, s0, fabs(s0));
+            put(&b->dgamma[1], c, dgamma2, fabs(dgamma2));
+            put(&b->dbeta[0], c, 0, 0);
+            put(&b->dgamma[0], c, dgamma1, fabs(dgamma1));
+            of_g = g1 * r * g2 * r2;
+            of_one = -of_g * s0 / n;
+            const double first = -of_g * g1 * g1 * r2 * r2 * s1 / n, second = -g1 * r * dgamma1 / n;
+            of_xhat = first + second;
+            of_xhat_m = fabs(first) + fabs(second);
+        }
+        put(&b->a, c, of_g, fabs(of_g)); /* xhat = (x - mean) r */
+        put(&b->b, c, of_xhat * r, of_xhat_m * r);
+        put(&b->k, c, of_one - of_xhat * r * b->mean.v[c], fabs(of_one) + of_xhat_m * r * fabs(b->mean.v[c]));
+    }
+}
+
+/* Output pixel (y, x) of a pool takes the inputs (2y - pad + r, 2x - pad + q) that exist, 0 <= r, q < size. */
+static int pool_size(enum pool p) { return p == POOL_NONE ? 1 : p == POOL_MAX3 ? 3 : 2; }
+static int pool_out(enum pool p, int in) { return p == POOL_NONE ? in : p == POOL_MAX3 ? (in + 1) / 2 : in / 2; }
+static int pool_in(enum pool p, int pad, int out, int r) {
+    return p == POOL_NONE ? out : 2 * out - (p == POOL_MAX3 ? pad : 0) + r;
+}
+
+static double normalised(const struct ref_bn *b, const struct tensor *in, long at, double *m) {
+    const int c = (int)(at % in->c);
+    if (b == NULL) {
+        *m = fabs(in->at.v[at]);
+        return in->at.v[at];
+    }
+    *m = fabs(b->scale.v[c] * in->at.v[at]) + fabs(b->shift.v[c]);
+    return b->scale.v[c] * in->at.v[at] + b->shift.v[c];
+}
+
+/* The inputs of an output pixel's channel: how many there are. */
+static int pool_window(enum pool pool, int pad, const struct tensor *in, int i, int y, int x, int c, long at[9]) {
+    int n = 0;
+    for (int r = 0; r < pool_size(pool); r++) {
+        for (int q = 0; q < pool_size(pool); q++) {
+            const int iy = pool_in(pool, pad, y, r), ix = pool_in(pool, pad, x, q);
+            if (iy >= 0 && iy < in->h && ix >= 0 && ix < in->w) at[n++] = place(in, i, iy, ix, c);
+        }
+    }
+    return n;
+}
+
+static void ref_apply(enum pool pool, int pad, const struct ref_bn *b, const struct tensor *in, struct tensor *v) {
+    for (long o = 0; o < count(v); o++) {
+        const int c = (int)(o % v->c), x = (int)(o / v->c % v->w), y = (int)(o / v->c / v->w % v->h),
+                  i = (int)(o / v->c / v->w / v->h);
+        long at[9];
+        const int n = pool_window(pool, pad, in, i, y, x, c, at);
+        double sum = 0, sum_m = 0, most = -HUGE_VAL;
+        for (int k = 0; k < n; k++) {
+            double m = 0;
+            const double z = normalised(b, in, at[k], &m);
+            sum += z;
+            sum_m = pool == POOL_AVG2 || m > sum_m ? m + (pool == POOL_AVG2 ? sum_m : 0) : sum_m;
+            most = z > most ? z : most;
+        }
+        if (pool == POOL_AVG2) {
+            put(&v->at, o, sum / 4, sum_m / 4);
+        } else {
+            put(&v->at, o, most, sum_m);
+        }
+    }
+}
+
+static void ref_route(enum pool pool, int pad, const struct ref_bn *b, const struct tensor *in, const struct tensor *g,
+                      struct tensor *routed) {
+    memset(routed->at.v, 0, (size_t)count(routed) * sizeof(double));
+    memset(routed->at.m, 0, (size_t)count(routed) * sizeof(double));
+    for (long o = 0; o < count(g); o++) {
+        const int c = (int)(o % g->c), x = (int)(o / g->c % g->w), y = (int)(o / g->c / g->w % g->h),
+                  i = (int)(o / g->c / g->w / g->h);
+        long at[9];
+        const int n = pool_window(pool, pad, in, i, y, x, c, at);
+        int best = 0;
+        for (int k = 0; k < n; k++) {
+            double m;
+            if (pool == POOL_AVG2) add_to(&routed->at, at[k], g->at.v[o] / 4);
+            if (normalised(b, in, at[k], &m) > normalised(b, in, at[best], &m)) best = k;
+        }
+        if (pool != POOL_AVG2) add_to(&routed->at, at[best], g->at.v[o]);
+    }
+}
+
+static void ref_sums(struct ref_bn *b, const struct tensor *g, const struct tensor *x) {
+    for (int c = 0; c < b->c; c++) {
+        put(&b->sum_g, c, 0, 0);
+        put(&b->sum_gx, c, 0, 0);
+    }
+    for (long i = 0; i < count(g); i++) {
+        const int c = (int)(i % g->c);
+        b->sum_g.v[c] += g->at.v[i];
+        b->sum_g.m[c] += g->at.m[i];
+        b->sum_gx.v[c] += g->at.v[i] * (x->at.v[i] - b->mean.v[c]);
+        b->sum_gx.m[c] += g->at.m[i] * (fabs(x->at.v[i]) + fabs(b->mean.v[c]));
+    }
+}
+
+/* v = (a * routed + b * x + c) * act'(x), in place of routed. */
+static void ref_apply_gradient(const struct ref_bn *b, enum activation act, const struct tensor *x, struct tensor *v) {
+    for (long i = 0; i < count(v) && b != NULL; i++) {
+        const int c = (int)(i % v->c);
+        v->at.v[i] = b->a.v[c] * v->at.v[i] + b->b.v[c] * x->at.v[i] + b->k.v[c];
+        v->at.m[i] = fabs(b->a.v[c]) * v->at.m[i] + fabs(b->b.v[c] * x->at.v[i]) + fabs(b->k.v[c]);
+    }
+    ref_slope(act, x, 1, v);
+}
+
+/* One head of one image; gradient NULL: not wanted. */
+static double ref_head(const double *z, int classes, int label, int softmax, double weight, struct reals gradient,
+                       int *hit) {
+    double p[256], sum = 0, most = -HUGE_VAL;
+    int best = 0;
+    for (int i = 0; i < classes; i++) most = z[i] > most ? z[i] : most;
+    for (int i = 0; i < classes; i++) {
+        p[i] = softmax ? exp(z[i] - most) : 1 / (1 + exp(-z[i]));
+        sum += p[i];
+    }
+    for (int i = 0; i < classes; i++) best = p[i] / sum > p[best] / sum ? i : best;
+    *hit = best == label && !isnan(sum);
+    double q = p[label] / sum;
+    const int clipped = !softmax && (q < 1e-7 || q > 1 - 1e-7);
+    for (int i = 0; i < classes && gradient.v != NULL; i++) {
+        const double dq = softmax ? p[i] / sum - (i == label) : p[i] * (1 - p[i]) * (1 / sum - (i == label) / p[i]);
+        put(&gradient, i, clipped ? 0 : weight * dq, clipped ? 0 : weight * (p[i] / sum + (i == label)));
+    }
+    if (clipped) q = q < 0.5 ? 1e-7 : 1 - 1e-7;
+    return softmax ? most + log(sum) - z[label] : -log(q);
+}
+
+static double ref_mu(double t) { return 0.9 * (1 - 0.5 * pow(0.96, 0.004 * t)); }
+
+struct ref_optimiser {
+    long n, n_decayed;
+    double *w, *m, *v, product;
+    int t;
+};
+
+/* One update; returns the sum of squares of the decayed before it. */
+static double ref_optimise(struct ref_optimiser *o, enum optimiser kind, double lr, double l2, const float *gradient) {
+    const double t = ++o->t, mu = ref_mu(t), mu_next = ref_mu(t + 1), eps = 1e-8;
+    double squares = 0;
+    o->product *= mu;
+    for (long i = 0; i < o->n; i++) {
+        const int decayed = i < o->n_decayed;
+        const double g = (double)gradient[i] + (decayed ? 2 * l2 * o->w[i] : 0);
+        if (decayed) squares += o->w[i] * o->w[i];
+        if (kind == OPT_RMSPROP) {
+            o->v[i] = 0.9 * o->v[i] + 0.1 * g * g;
+            o->w[i] -= lr * g / (sqrt(o->v[i]) + eps);
+            continue;
+        }
+        o->m[i] = 0.9 * o->m[i] + 0.1 * g;
+        o->v[i] = 0.999 * o->v[i] + 0.001 * g * g;
+        if (kind == OPT_ADAM) {
+            const double lr_t = lr * sqrt(1 - pow(0.999, t)) / (1 - pow(0.9, t));
+            o->w[i] -= lr_t * o->m[i] / (sqrt(o->v[i]) + eps);
+        } else {
+            const double g1 = g / (1 - o->product), m1 = o->m[i] / (1 - o->product * mu_next),
+                         v1 = o->v[i] / (1 - pow(0.999, t));
+            o->w[i] -= lr * ((1 - mu) * g1 + mu_next * m1) / (sqrt(v1) + eps);
+        }
+    }
+    return squares;
+}
+
+/* =========================================== convolutions against it ============================================== */
+
+static int out_size(int in, int stride) { return (in + stride - 1) / stride; }
+static int same_pad(int in, int k, int stride) { /* TensorFlow's SAME */
+    const int total = (out_size(in, stride) - 1) * stride + k - in;
+    return total > 0 ? total / 2 : 0;
+}
+
+struct shape {
+    int k, stride, n, h, w, parts, in, out;
+};
+static struct taps taps_of(const struct shape *s) {
+    return (struct taps){s->k, s->stride, same_pad(s->h, s->k, s->stride)};
+}
+
+/* Parameters of a scene: room for n, of random numbers. Kernels have zeros where channels are padding. */
+static void parameters_new(struct scene *s, long n, long n_moving) {
+    struct parameters *p = &s->parameters;
+    p->n = (size_t)n;
+    p->n_moving = (size_t)n_moving;
+    p->value = floats(s, n);
+    p->gradient = floats(s, n);
+    p->moving = n_moving > 0 ? floats(s, n_moving) : NULL;
+}
+static int stored_of(int parts, int width) {
+    const struct map m = {.parts = parts, .width = width};
+    return map_stored(&m);
+}
+static void fill_kernel(float *w, const struct shape *s) {
+    const int in = stored_of(s->parts, s->in), out = stored_of(1, s->out);
+    for (long i = 0; i < (long)s->k * s->k * in * out; i++) {
+        const int co = (int)(i % out), ci = (int)(i / out % in);
+        w[i] = real_channel(ci, s->in) && real_channel(co, s->out) ? normal() * 0.1f : 0.0f;
+    }
+}
+static void fill_channels(float *v, int n, int width, float scale) {
+    for (int c = 0; c < n; c++) v[c] = real_channel(c, width) ? scale * normal() : 0.0f;
+}
+
+enum {
+    ADD = 1,
+    ALIAS = 2,
+    NO_OUT = 4,
+    DROPPED = 8,
+    STATISTICS = 16,
+    SLICE = 32,
+    NO_BIAS = 64,
+    Y_SCALE = 128,
+    BRANCH = 256,
+    DROP = 512
+};
+
+static void about(char *text, size_t n, const char *what, const struct shape *s, enum activation act, int options) {
+    snprintf(text, n, "%s k%d/%d %dx%dx%dx%d*%d->%d act %d options %d", what, s->k, s->stride, s->n, s->h, s->w,
+             s->parts, s->in, s->out, (int)act, options);
+}
+
+static const struct drop some_drop = {{123, 456}, 20000};
+
+static void case_conv(struct shape h, enum activation act, int options) {
+    struct scene s;
+    char text[120];
+    about(text, sizeof text, "conv", &h, act, options);
+    scene_open(&s, text);
+    const struct taps t = taps_of(&h);
+    const int in = stored_of(h.parts, h.in), out = stored_of(1, h.out), slice = options & SLICE;
+    const int oh = out_size(h.h, h.stride), ow = out_size(h.w, h.stride);
+    const long weights = (long)h.k * h.k * in * out, bias_at = 8 + weights + 8;
+    parameters_new(&s, bias_at + out, 0);
+    fill_kernel(s.parameters.value + 8, &h);
+    fill_channels(s.parameters.value + bias_at, out, h.out, 1);
+    struct op op = {.kind = OP_CONV, .layer = "test"};
+    struct op_conv *o = &op.conv;
+    *o = (struct op_conv){.k = t.k, .stride = t.stride, .pad = t.pad, .act = act, .drop = some_drop, .weight = 8};
+    o->bias = options & NO_BIAS ? LAYERS_NONE : (size_t)bias_at;
+    o->in = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, NORMAL);
+    struct tensor x = tensor_of(&s, &o->in, h.n), add = {0}, v = tensor_new(&s, h.n, oh, ow, out),
+                  d = tensor_like(&s, &v);
+    if (!(options & NO_OUT)) o->out = map_new(&s, h.n, oh, ow, 1, h.out, slice ? 24 : 0, slice ? 16 : 0);
+    if (options & (DROPPED | NO_OUT)) o->dropped = map_new(&s, h.n, oh, ow, 1, h.out, slice ? 8 : 0, slice ? 24 : 0);
+    if (options & ALIAS && o->out.at != NULL) {
+        map_fill(&o->out, h.n, NORMAL);
+        o->add = o->out;
+    } else if (options & ADD) {
+        o->add = input(&s, h.n, oh, ow, 1, h.out, 0, NORMAL);
+    }
+    if (o->add.at != NULL) add = tensor_of(&s, &o->add, h.n);
+    if (options & NO_BIAS && !(options & DROPPED)) o->drop.threshold = 0;
+    const double *w = widened(&s, s.parameters.value + 8, weights),
+                 *bias = widened(&s, s.parameters.value + bias_at, out);
+    ref_conv(t, act, &x, w, options & NO_BIAS ? NULL : bias, o->add.at != NULL ? &add : NULL, &v);
+    copy(&d, &v);
+    if (o->dropped.at != NULL) {
+        ref_dropout(&o->drop, &o->dropped, &s.step, &d);
+        watch_map(&s, "dropped", &o->dropped, h.n, &d);
+    }
+    if (o->out.at != NULL) watch_map(&s, "out", &o->out, h.n, &v);
+    struct bn bn = {.channels = out, .links = 1};
+    if (options & STATISTICS) {
+        struct ref_bn want = ref_bn_new(&s, out, 1);
+        bn.mean = floats(&s, out);
+        bn.variance = floats(&s, out);
+        o->bn = &bn;
+        ref_statistics(&v, want.mean, want.variance);
+        watch(&s, "mean", bn.mean, out, want.mean, NULL);
+        watch(&s, "variance", bn.variance, out, want.variance, NULL);
+    }
+    play(&s, &op, 1, h.n);
+    scene_close(&s);
+}
+
+static void case_conv_data(struct shape h, enum activation act, int options) {
+    struct scene s;
+    char text[120];
+    about(text, sizeof text, "conv_data", &h, act, options);
+    scene_open(&s, text);
+    const struct taps t = taps_of(&h);
+    const int in = stored_of(h.parts, h.in), out = stored_of(1, h.out), slice = options & SLICE;
+    const long weights = (long)h.k * h.k * in * out;
+    parameters_new(&s, weights, 0);
+    fill_kernel(s.parameters.value, &h);
+    struct op op = {.kind = OP_CONV_DATA, .layer = "test"};
+    struct op_conv_data *o = &op.conv_data;
+    *o = (struct op_conv_data){.k = t.k, .stride = t.stride, .pad = t.pad, .act = act, .y_scale = 1};
+    if (options & DROP) o->drop = some_drop;
+    o->out_gradient = input(&s, h.n, out_size(h.h, h.stride), out_size(h.w, h.stride), 1, h.out, slice, NORMAL);
+    o->gradient = map_new(&s, h.n, h.h, h.w, h.parts, h.in, slice ? 8 : 0, slice ? 16 : 0);
+    const struct tensor g = tensor_of(&s, &o->out_gradient, h.n);
+    struct tensor v = tensor_new(&s, h.n, h.h, h.w, in);
+    ref_conv_data(t, &g, widened(&s, s.parameters.value, weights), &v);
+    ref_dropout(&o->drop, &o->gradient, &s.step, &v);
+    if (options & ALIAS) {
+        map_fill(&o->gradient, h.n, NORMAL);
+        o->add = o->gradient;
+    } else if (options & ADD) {
+        o->add = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, NORMAL);
+    }
+    if (o->add.at != NULL) {
+        const struct tensor add = tensor_of(&s, &o->add, h.n);
+        for (long i = 0; i < count(&v); i++) add_to(&v.at, i, add.at.v[i]);
+    }
+    if (act != ACT_LINEAR) {
+        o->y = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, ELU_OUTPUT);
+        if (options & Y_SCALE) o->y_scale = 0.75f;
+        const struct tensor y = tensor_of(&s, &o->y, h.n);
+        ref_slope(act, &y, (double)o->y_scale, &v);
+    }
+    watch_map(&s, "gradient", &o->gradient, h.n, &v);
+    struct bn bn = {.channels = in, .links = 1};
+    if (options & STATISTICS) {
+        struct ref_bn want = ref_bn_new(&s, in, 1);
+        o->bn = &bn;
+        o->bn_x = input(&s, h.n, h.h, h.w, h.parts, h.in, 0, NORMAL);
+        bn.mean = floats(&s, in);
+        bn.sum_g = floats(&s, in);
+        bn.sum_gx = floats(&s, in);
+        fill_channels(bn.mean, in, h.in, 1);
+        want.mean.v = widened(&s, bn.mean, in);
+        const struct tensor x = tensor_of(&s, &o->bn_x, h.n);
+        ref_sums(&want, &v, &x);
+        watch(&s, "sum_g", bn.sum_g, in, want.sum_g, NULL);
+        watch(&s, "sum_gx", bn.sum_gx, in, want.sum_gx, NULL);
+    }
+    if (options & BRANCH) {
+        o->branch_act = options & ADD ? ACT_RELU : ACT_ELU;
+        o->branch_y = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, ELU_OUTPUT);
+        o->branch = map_new(&s, h.n, h.h, h.w, h.parts, h.in, slice ? 16 : 0, slice ? 16 : 0);
+        const struct tensor y = tensor_of(&s, &o->branch_y, h.n);
+        struct tensor b = tensor_like(&s, &v);
+        copy(&b, &v);
+        ref_slope(o->branch_act, &y, 1, &b);
+        watch_map(&s, "branch", &o->branch, h.n, &b);
+    }
+    play(&s, &op, 1, h.n);
+    scene_close(&s);
+}
+
+static void case_conv_weight(struct shape h, int options) {
+    struct scene s;
+    char text[120];
+    about(text, sizeof text, "conv_weight", &h, ACT_LINEAR, options);
+    scene_open(&s, text);
+    const struct taps t = taps_of(&h);
+    const int in = stored_of(h.parts, h.in), out = stored_of(1, h.out), slice = options & SLICE;
+    const long weights = (long)h.k * h.k * in * out, n = 8 + weights + 8 + out + 8, bias_at = 8 + weights + 8;
+    parameters_new(&s, n, 0);
+    struct op op = {.kind = OP_CONV_WEIGHT, .layer = "test"};
+    struct op_conv_weight *o = &op.conv_weight;
+    *o = (struct op_conv_weight){.k = t.k, .stride = t.stride, .pad = t.pad, .weight = 8, .bias = (size_t)bias_at};
+    o->in = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, NORMAL);
+    o->out_gradient = input(&s, h.n, out_size(h.h, h.stride), out_size(h.w, h.stride), 1, h.out, slice, NORMAL);
+    const struct tensor x = tensor_of(&s, &o->in, h.n), g = tensor_of(&s, &o->out_gradient, h.n);
+    struct reals want = reals(&s, n);
+    unsigned char *written = own(&s, n, 1);
+    const struct reals weight = {want.v + 8, want.m + 8};
+    struct reals bias = {want.v + bias_at, want.m + bias_at};
+    memset(written + 8, 1, (size_t)weights);
+    if (options & NO_BIAS) {
+        o->bias = LAYERS_NONE;
+        bias.v = NULL;
+    } else {
+        memset(written + bias_at, 1, (size_t)out);
+    }
+    ref_conv_weight(t, &x, &g, weight, bias);
+    watch(&s, "gradients", s.parameters.gradient, n, want, written);
+    play(&s, &op, 1, h.n);
+    scene_close(&s);
+}
+
+static void test_conv(void) {
+    static const struct shape shapes[] = {
+        /* k, stride, n, h, w, parts, in, out */
+        {3, 1, 3, 5, 7, 1, 17, 40},   {1, 1, 3, 8, 8, 1, 40, 17},   {2, 1, 3, 4, 4, 3, 17, 3},
+        {4, 1, 1, 5, 7, 1, 3, 63},    {3, 2, 3, 8, 8, 1, 17, 40},   {2, 2, 5, 8, 8, 1, 40, 63},
+        {4, 2, 3, 5, 7, 3, 3, 17},    {1, 2, 3, 5, 7, 1, 1, 1},     {3, 2, 3, 5, 7, 1, 40, 3},
+        {3, 1, 1, 1, 1, 1, 17, 17},   {1, 1, 1, 1, 1, 1, 1, 1},     {1, 1, 37, 1, 1, 1, 63, 40},
+        {1, 1, 130, 1, 1, 3, 17, 63}, {1, 1, 3, 1, 1, 24, 40, 100}, {3, 1, 17, 4, 4, 1, 3, 40},
+        {2, 1, 20, 8, 8, 1, 1, 3},    {1, 2, 3, 8, 8, 3, 17, 40},   {4, 1, 3, 4, 4, 1, 40, 40},
+        {3, 1, 3, 4, 4, 1, 16, 126},  {2, 2, 3, 4, 4, 1, 8, 160},   {3, 1, 2, 1, 17, 1, 9, 24},
+        {3, 1, 2, 17, 1, 1, 9, 32},   {2, 2, 2, 1, 1, 1, 9, 31},    {1, 1, 70, 2, 2, 1, 5, 7}};
+    static const int forward[] = {0,
+                                  ADD | STATISTICS,
+                                  ALIAS,
+                                  NO_OUT,
+                                  DROPPED | STATISTICS,
+                                  DROPPED | SLICE | NO_BIAS,
+                                  ALIAS | DROPPED | SLICE | STATISTICS,
+                                  ADD | NO_OUT | SLICE,
+                                  ADD | SLICE,
+                                  NO_BIAS | STATISTICS,
+                                  NO_BIAS | NO_OUT};
+    static const int data[] = {0,
+                               DROP,
+                               ADD | BRANCH,
+                               ALIAS | STATISTICS,
+                               DROP | ADD | Y_SCALE | BRANCH | STATISTICS | SLICE,
+                               DROP | ALIAS | SLICE | BRANCH,
+                               STATISTICS | BRANCH,
+                               SLICE | Y_SCALE | DROP};
+    enum { FORWARD = sizeof forward / sizeof *forward, DATA = sizeof data / sizeof *data };
+    for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
+        const struct shape *h = &shapes[i];
+        const int small = (long)h->k * h->k * h->n * h->h * h->w * h->parts * h->in * h->out < 800000;
+        for (int k = 0; k < FORWARD; k++) {
+            if (small || k % 4 == i % 4) case_conv(*h, (enum activation)((i + k) % 3), forward[k]);
+        }
+        for (int k = 0; k < DATA; k++) {
+            if (small || k % 4 == i % 4) case_conv_data(*h, (enum activation)((i + k) % 3), data[k]);
+        }
+        case_conv_weight(*h, 0);
+        case_conv_weight(*h, NO_BIAS | SLICE);
+    }
+    const struct shape large[] = {{3, 1, 1, 32, 32, 1, 40, 17},
+                                  {3, 2, 2, 32, 32, 1, 17, 40},
+                                  {2, 1, 1, 32, 32, 1, 3, 63},
+                                  {1, 1, 1, 32, 32, 3, 40, 40}};
+    for (int i = 0; i < (int)(sizeof large / sizeof *large); i++) {
+        case_conv(large[i], ACT_ELU, DROPPED | ADD | STATISTICS);
+        case_conv_data(large[i], ACT_ELU, DROP | ADD | Y_SCALE | BRANCH | STATISTICS);
+        case_conv_weight(large[i], 0);
+    }
+}
+
+/* ========================================== normalisation and pools =============================================== */
+
+/* A normalisation with all its arrays (NaN), parameters from `at` on and moving averages from 0 on; the reference has
+ * the same numbers. */
+static struct bn bn_new(struct scene *s, int c, int width, int links, struct ref_bn *ref) {
+    struct bn b = {.channels = c, .links = links};
+    float **arrays[] = {&b.mean, &b.variance, &b.scale, &b.shift, &b.sum_g, &b.sum_gx, &b.a, &b.b, &b.c};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i] = floats(s, c);
+    *ref = ref_bn_new(s, c, links);
+    parameters_new(s, 8 + 4L * (c + 8), 8 + 4L * (c + 8));
+    struct parameters *p = &s->parameters;
+    for (int l = 0; l < links; l++) {
+        b.gamma[l] = 8 + (size_t)(l * 2 * (c + 8));
+        b.beta[l] = b.gamma[l] + (size_t)(c + 8);
+        b.moving_mean[l] = 8 + (size_t)(l * 2 * (c + 8));
+        b.moving_variance[l] = b.moving_mean[l] + (size_t)(c + 8);
+        fill_channels(p->value + b.gamma[l], c, width, 1);
+        fill_channels(p->value + b.beta[l], c, width, 1);
+        fill_channels(p->moving + b.moving_mean[l], c, width, 1);
+        fill_channels(p->moving + b.moving_variance[l], c, width, 1);
+        for (int i = 0; i < c; i++) {
+            float *variance = &p->moving[b.moving_variance[l] + (size_t)i];
+            *variance = fabsf(*variance);
+            ref->gamma[l][i] = (double)p->value[b.gamma[l] + (size_t)i];
+            ref->beta[l][i] = (double)p->value[b.beta[l] + (size_t)i];
+            ref->moving_mean[l].v[i] = (double)p->moving[b.moving_mean[l] + (size_t)i];
+            ref->moving_variance[l].v[i] = (double)*variance;
+        }
+    }
+    return b;
+}
+
+static void give(struct scene *s, float *to, struct reals *r, int c, int width, float scale, int positive) {
+    fill_channels(to, c, width, scale);
+    for (int i = 0; i < c && positive; i++) to[i] = i == 3 ? 0 : fabsf(to[i]);
+    r->v = widened(s, to, c);
+}
+
+static void spread(struct reals *to, unsigned char *written, size_t at, const struct reals *from, int c) {
+    memcpy(to->v + at, from->v, (size_t)c * sizeof(double));
+    memcpy(to->m + at, from->m, (size_t)c * sizeof(double));
+    memset(written + at, 1, (size_t)c);
+}
+
+static void case_bn(int width, int links, int training) {
+    struct scene s;
+    struct ref_bn want;
+    scene_open(&s, training ? "bn training" : "bn inference");
+    const int c = stored_of(1, width);
+    struct bn bn = bn_new(&s, c, width, links, &want);
+    if (training) {
+        give(&s, bn.mean, &want.mean, c, width, 1, 0);
+        give(&s, bn.variance, &want.variance, c, width, 0.5f, 1);
+    }
+    struct op op = {.kind = OP_BN, .layer = "test", .bn = {.bn = &bn, .training = training}};
+    ref_bn(&want, training);
+    watch(&s, "scale", bn.scale, c, want.scale, NULL);
+    watch(&s, "shift", bn.shift, c, want.shift, NULL);
+    const long n = (long)s.parameters.n_moving;
+    struct reals moving = reals(&s, n);
+    unsigned char *written = own(&s, n, 1);
+    for (int l = 0; l < links && training; l++) {
+        spread(&moving, written, bn.moving_mean[l], &want.moving_mean[l], c);
+        spread(&moving, written, bn.moving_variance[l], &want.moving_variance[l], c);
+    }
+    watch(&s, "moving averages", s.parameters.moving, n, moving, written);
+    play(&s, &op, 1, 3);
+    scene_close(&s);
+}
+
+static void case_bn_gradient(int width, int links) {
+    struct scene s;
+    struct ref_bn want;
+    scene_open(&s, "bn gradient");
+    const int c = stored_of(1, width), h = 5, w = 7, n = 3;
+    struct bn bn = bn_new(&s, c, width, links, &want);
+    give(&s, bn.mean, &want.mean, c, width, 1, 0);
+    give(&s, bn.variance, &want.variance, c, width, 0.5f, 1);
+    give(&s, bn.sum_g, &want.sum_g, c, width, 30, 0);
+    give(&s, bn.sum_gx, &want.sum_gx, c, width, 30, 0);
+    struct op op = {.kind = OP_BN_GRADIENT, .layer = "test", .bn_gradient = {.bn = &bn, .h = h, .w = w}};
+    ref_bn_gradient(&want, n * h * w);
+    watch(&s, "a", bn.a, c, want.a, NULL);
+    watch(&s, "b", bn.b, c, want.b, NULL);
+    watch(&s, "c", bn.c, c, want.k, NULL);
+    const long all = (long)s.parameters.n;
+    struct reals gradient = reals(&s, all);
+    unsigned char *written = own(&s, all, 1);
+    for (int l = 0; l < links; l++) {
+        spread(&gradient, written, bn.gamma[l], &want.dgamma[l], c);
+        spread(&gradient, written, bn.beta[l], &want.dbeta[l], c);
+    }
+    watch(&s, "gradients", s.parameters.gradient, all, gradient, written);
+    play(&s, &op, 1, n);
+    scene_close(&s);
+}
+
+/* Scale and shift of few bits: what is equal in float is equal in double. */
+static void coarse_affine(struct scene *s, struct bn *bn, struct ref_bn *ref, int width) {
+    for (int c = 0; c < bn->channels; c++) {
+        const int is_real = real_channel(c, width);
+        bn->scale[c] = is_real ? (float)((int)rng_below(&rng, 7) - 3) * 0.5f : 0;
+        bn->shift[c] = is_real ? (float)((int)rng_below(&rng, 9) - 4) * 0.125f : 0;
+    }
+    ref->scale.v = widened(s, bn->scale, bn->channels);
+    ref->shift.v = widened(s, bn->shift, bn->channels);
+}
+
+struct pooled {
+    enum pool pool;
+    int n, h, w, parts, width;
+};
+static int pool_pad(const struct pooled *p) { return p->pool == POOL_MAX3 ? same_pad(p->h, 3, 2) : p->h % 2; }
+
+static void case_apply(struct pooled p, int with_bn, int options) {
+    struct scene s;
+    struct ref_bn ref = {0};
+    char text[120];
+    snprintf(text, sizeof text, "apply pool %d %dx%dx%dx%d*%d bn %d options %d", (int)p.pool, p.n, p.h, p.w, p.parts,
+             p.width, with_bn, options);
+    scene_open(&s, text);
+    const int c = stored_of(p.parts, p.width), slice = options & SLICE, oh = pool_out(p.pool, p.h),
+              ow = pool_out(p.pool, p.w);
+    struct bn bn = bn_new(&s, c, p.width, 1, &ref);
+    coarse_affine(&s, &bn, &ref, p.width);
+    struct op op = {.kind = OP_APPLY, .layer = "test"};
+    struct op_apply *o = &op.apply;
+    *o = (struct op_apply){.bn = with_bn ? &bn : NULL, .pool = p.pool, .pad = pool_pad(&p), .drop = some_drop};
+    o->in = input(&s, p.n, p.h, p.w, p.parts, p.width, slice, options & ADD ? NORMAL : COARSE);
+    if (!(options & NO_OUT)) o->out = map_new(&s, p.n, oh, ow, p.parts, p.width, slice ? 8 : 0, slice ? 32 : 0);
+    if (options & DROPPED) o->dropped = map_new(&s, p.n, oh, ow, p.parts, p.width, slice ? 24 : 0, slice ? 8 : 0);
+    if (options & DROPPED && options & ALIAS) o->drop.threshold = 0;
+    const struct tensor in = tensor_of(&s, &o->in, p.n);
+    struct tensor v = tensor_new(&s, p.n, oh, ow, c), d = tensor_like(&s, &v);
+    ref_apply(p.pool, o->pad, with_bn ? &ref : NULL, &in, &v);
+    copy(&d, &v);
+    if (o->dropped.at != NULL) {
+        ref_dropout(&o->drop, &o->dropped, &s.step, &d);
+        watch_map(&s, "dropped", &o->dropped, p.n, &d);
+    }
+    if (o->out.at != NULL) watch_map(&s, "out", &o->out, p.n, &v);
+    play(&s, &op, 1, p.n);
+    scene_close(&s);
+}
+
+static void case_sums(struct pooled p, int slice) {
+    struct scene s;
+    struct ref_bn ref;
+    char text[120];
+    snprintf(text, sizeof text, "sums pool %d %dx%dx%dx%d*%d", (int)p.pool, p.n, p.h, p.w, p.parts, p.width);
+    scene_open(&s, text);
+    const int c = stored_of(p.parts, p.width);
+    struct bn bn = bn_new(&s, c, p.width, 1, &ref);
+    coarse_affine(&s, &bn, &ref, p.width);
+    give(&s, bn.mean, &ref.mean, c, p.width, 1, 0);
+    struct op op = {.kind = OP_SUMS, .layer = "test"};
+    struct op_sums *o = &op.sums;
+    *o = (struct op_sums){.bn = &bn, .pool = p.pool, .pad = pool_pad(&p)};
+    o->x = input(&s, p.n, p.h, p.w, p.parts, p.width, slice, COARSE);
+    o->out_gradient = input(&s, p.n, pool_out(p.pool, p.h), pool_out(p.pool, p.w), p.parts, p.width, slice, NORMAL);
+    const struct tensor x = tensor_of(&s, &o->x, p.n), g = tensor_of(&s, &o->out_gradient, p.n);
+    struct tensor routed = tensor_like(&s, &x);
+    ref_route(p.pool, o->pad, &ref, &x, &g, &routed);
+    ref_sums(&ref, &routed, &x);
+    watch(&s, "sum_g", bn.sum_g, c, ref.sum_g, NULL);
+    watch(&s, "sum_gx", bn.sum_gx, c, ref.sum_gx, NULL);
+    play(&s, &op, 1, p.n);
+    scene_close(&s);
+}
+
+static void case_apply_gradient(struct pooled p, int with_bn, enum activation act, int options) {
+    struct scene s;
+    struct ref_bn ref;
+    char text[120];
+    snprintf(text, sizeof text, "apply gradient pool %d %dx%dx%dx%d*%d bn %d act %d options %d", (int)p.pool, p.n, p.h,
+             p.w, p.parts, p.width, with_bn, (int)act, options);
+    scene_open(&s, text);
+    const int c = stored_of(p.parts, p.width), slice = options & SLICE;
+    struct bn bn = bn_new(&s, c, p.width, 1, &ref);
+    coarse_affine(&s, &bn, &ref, p.width);
+    give(&s, bn.a, &ref.a, c, p.width, 1, 0);
+    give(&s, bn.b, &ref.b, c, p.width, 1, 0);
+    give(&s, bn.c, &ref.k, c, p.width, 1, 0);
+    struct op op = {.kind = OP_APPLY_GRADIENT, .layer = "test"};
+    struct op_apply_gradient *o = &op.apply_gradient;
+    *o = (struct op_apply_gradient){.bn = with_bn ? &bn : NULL, .pool = p.pool, .pad = pool_pad(&p), .act = act};
+    o->x = input(&s, p.n, p.h, p.w, p.parts, p.width, slice, COARSE);
+    o->out_gradient = input(&s, p.n, pool_out(p.pool, p.h), pool_out(p.pool, p.w), p.parts, p.width, slice, NORMAL);
+    const struct tensor x = tensor_of(&s, &o->x, p.n), g = tensor_of(&s, &o->out_gradient, p.n);
+    struct tensor v = tensor_like(&s, &x), b = tensor_like(&s, &x);
+    ref_route(p.pool, o->pad, with_bn ? &ref : NULL, &x, &g, &v);
+    ref_apply_gradient(with_bn ? &ref : NULL, act, &x, &v);
+    if (options & ALIAS && p.pool == POOL_NONE) {
+        o->gradient = o->out_gradient;
+    } else {
+        o->gradient = map_new(&s, p.n, p.h, p.w, p.parts, p.width, slice ? 40 : 0, slice ? 8 : 0);
+    }
+    watch_map(&s, "gradient", &o->gradient, p.n, &v);
+    if (options & BRANCH) {
+        o->branch_act = act == ACT_ELU ? ACT_RELU : ACT_ELU;
+        o->branch = map_new(&s, p.n, p.h, p.w, p.parts, p.width, slice ? 8 : 0, 0);
+        o->branch_y = input(&s, p.n, p.h, p.w, p.parts, p.width, slice, ELU_OUTPUT);
+        const struct tensor y = tensor_of(&s, &o->branch_y, p.n);
+        copy(&b, &v);
+        ref_slope(o->branch_act, &y, 1, &b);
+        watch_map(&s, "branch", &o->branch, p.n, &b);
+    }
+    play(&s, &op, 1, p.n);
+    scene_close(&s);
+}
+
+static void test_maps(void) {
+    static const int sizes[][5] = {{3, 5, 7, 1, 17}, {3, 8, 4, 3, 3}, {1, 2, 2, 1, 600},
+                                   {2, 9, 9, 1, 40}, {1, 3, 3, 1, 1}, {5, 6, 10, 1, 63}};
+    for (int links = 1; links <= 2; links++) {
+        for (int width = 1; width < 70; width += 31) {
+            case_bn(width, links, 1);
+            case_bn(width, links, 0);
+            case_bn_gradient(width, links);
+        }
+    }
+    for (int i = 0; i < (int)(sizeof sizes / sizeof *sizes); i++) {
+        for (enum pool pool = POOL_NONE; pool <= POOL_MAX3; pool++) {
+            const struct pooled p = {pool, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4]};
+            for (int with_bn = 0; with_bn < 2; with_bn++) {
+                case_apply(p, with_bn, 0);
+                case_apply(p, with_bn, DROPPED | SLICE);
+                case_apply(p, with_bn, DROPPED | NO_OUT);
+                case_apply(p, with_bn, DROPPED | NO_OUT | ALIAS | ADD);
+                case_apply_gradient(p, with_bn, (enum activation)(i % 3), 0);
+                case_apply_gradient(p, with_bn, (enum activation)((i + 1) % 3), ALIAS | BRANCH);
+                case_apply_gradient(p, with_bn, (enum activation)((i + 2) % 3), SLICE | BRANCH);
+            }
+            case_sums(p, 0);
+            case_sums(p, 1);
+        }
+    }
+}
+
+/* ======================================= images, losses, optimisers =============================================== */
+
+static void case_batch(int c, int flip, int ordered, int slice) {
+    struct scene s;
+    scene_open(&s, "batch");
+    const int n = 5, h = 6, w = 7, images = 12;
+    uint8_t *pixels = own(&s, (long)images * h * w * c, 1);
+    uint32_t *order = own(&s, images, sizeof *order);
+    for (long i = 0; i < (long)images * h * w * c; i++) pixels[i] = (uint8_t)rng_below(&rng, 256);
+    for (uint32_t i = 0; i < (uint32_t)images; i++) order[i] = (i * 7 + 3) % (uint32_t)images;
+    struct op op = {.kind = OP_BATCH, .layer = "test"};
+    struct op_batch *o = &op.batch;
+    *o = (struct op_batch){.pixels = pixels, .order = ordered ? order : NULL, .c = c, .flip = flip, .flip_key = {7, 9}};
+    o->out = map_new(&s, n, h, w, 1, c, slice ? 8 : 0, slice ? 8 : 0);
+    struct tensor v = tensor_new(&s, n, h, w, map_stored(&o->out));
+    int flipped = 0;
+    for (int i = 0; i < n; i++) {
+        const uint32_t from = ordered ? order[s.step.first + (uint32_t)i] : s.step.first + (uint32_t)i;
+        const uint32_t counter[4] = {(uint32_t)i, s.step.step, s.step.epoch, 0};
+        uint32_t bits[4];
+        philox(o->flip_key, counter, bits);
+        const int here = flip && bits[0] % 2 == 1;
+        flipped += here;
+        for (int y = 0; y < h; y++) {
+            for (int x = 0; x < w; x++) {
+                for (int k = 0; k < c; k++) {
+                    const int xx = here ? w - 1 - x : x;
+                    put(&v.at, place(&v, i, y, x, k), pixels[(((long)from * h + y) * w + xx) * c + k] / 255.0 - 0.5, 1);
+                }
+            }
+        }
+    }
+    CHECK(!flip || (flipped > 0 && flipped < n), "a key that flips all or none tests nothing");
+    watch_map(&s, "out", &o->out, n, &v);
+    play(&s, &op, 1, n);
+    scene_close(&s);
+}
+
+enum { LOSS_IMAGES = 24 };
+
+/* Logits that reach what is special: row 0 a tie that the label wins, 1 a tie that it loses, 2 and 3 clipped at either
+ * end, 4 far out, 5 (where asked for) NaN. */
+static void special_logits(struct map *m, int fine, int coarse, const uint32_t *index, const uint8_t *fine_labels,
+                           const uint8_t *coarse_labels, int with_nan) {
+    for (int head = 0; head < (coarse > 0 ? 2 : 1); head++) {
+        const int classes = head ? coarse : fine, first = head ? stored_of(1, fine) : 0;
+        float *z[6];
+        int label[6];
+        for (int i = 0; i < 6; i++) {
+            z[i] = (float *)m->at + (long)i * m->stride + first;
+            label[i] = head ? coarse_labels[index[i]] : fine_labels[index[i]];
+        }
+        if (label[0] + 1 < classes) z[0][label[0]] = z[0][label[0] + 1] = 9;
+        if (label[1] > 0) z[1][label[1]] = z[1][label[1] - 1] = 9;
+        for (int c = 0; c < classes; c++) {
+            z[2][c] = -30;
+            z[3][c] = 5;
+            z[4][c] = c % 2 ? 60 : -60;
+        }
+        z[2][label[2]] = 5;
+        z[3][label[3]] = -30;
+        if (with_nan) z[5][classes / 2] = NAN;
+    }
+}
+
+static void case_loss(int fine, int coarse, int softmax, int gradient, int with_nan) {
+    struct scene s;
+    char text[80];
+    snprintf(text, sizeof text, "loss %d+%d softmax %d gradient %d nan %d", fine, coarse, softmax, gradient, with_nan);
+    scene_open(&s, text);
+    const int n = LOSS_IMAGES, images = n + 10, at = stored_of(1, fine),
+              columns = at + (coarse > 0 ? stored_of(1, coarse) : 0);
+    uint8_t *fine_labels = own(&s, images, 1), *coarse_labels = own(&s, images, 1);
+    uint32_t *order = own(&s, images, sizeof *order), index[LOSS_IMAGES];
+    for (int i = 0; i < images; i++) {
+        fine_labels[i] = (uint8_t)rng_below(&rng, (uint32_t)fine);
+        coarse_labels[i] = (uint8_t)rng_below(&rng, coarse > 0 ? (uint32_t)coarse : 200);
+        order[i] = (uint32_t)((i * 5 + 1) % images);
+    }
+    const int ordered = softmax == gradient;
+    for (uint32_t i = 0; i < (uint32_t)n; i++) index[i] = ordered ? order[s.step.first + i] : s.step.first + i;
+    struct op op = {.kind = OP_LOSS, .layer = "test"};
+    struct op_loss *o = &op.loss;
+    *o = (struct op_loss){.fine = fine,
+                          .coarse = coarse,
+                          .softmax = softmax,
+                          .coarse_weight = 0.3f,
+                          .fine_labels = fine_labels,
+                          .coarse_labels = coarse > 0 ? coarse_labels : NULL,
+                          .order = ordered ? order : NULL};
+    o->logits = map_new(&s, n, 1, 1, 1, columns, 0, 0);
+    o->logits.wide = 1;
+    map_fill(&o->logits, n, NORMAL);
+    special_logits(&o->logits, fine, coarse, index, fine_labels, coarse_labels, with_nan);
+    const struct tensor z = tensor_of(&s, &o->logits, n);
+    struct tensor g = tensor_like(&s, &z);
+    const double weight = (double)0.3f;
+    s.tally_after.images += (uint64_t)n;
+    for (int i = 0; i < n; i++) {
+        struct reals to = {g.at.v + place(&g, i, 0, 0, 0), g.at.m + place(&g, i, 0, 0, 0)};
+        const double *row = z.at.v + place(&z, i, 0, 0, 0);
+        int hit;
+        s.tally_after.fine_loss += ref_head(row, fine, fine_labels[index[i]], softmax, 1.0 / n, to, &hit);
+        s.tally_after.fine_hits += (uint64_t)hit;
+        if (coarse == 0) continue;
+        to.v += at;
+        to.m += at;
+        s.tally_after.coarse_loss += ref_head(row + at, coarse, coarse_labels[index[i]], softmax, weight / n, to, &hit);
+        s.tally_after.coarse_hits += (uint64_t)hit;
+    }
+    if (gradient) {
+        o->gradient = map_new(&s, n, 1, 1, 1, columns, 0, 0);
+        watch_map(&s, "gradient", &o->gradient, n, &g);
+    }
+    play(&s, &op, 1, n);
+    scene_close(&s);
+}
+
+/* 20 updates with OP_NEXT behind each, on one device; a value may differ by what its updates summed up to. */
+static void case_optimise(enum optimiser kind, struct device *d, long n) {
+    enum { STEPS = 20 };
+    struct scene s;
+    struct error e = {0};
+    const int images = 7;
+    const float lr = 0.01f, l2 = 0.003f;
+    scene_open(&s, "optimise");
+    parameters_new(&s, n, 0);
+    struct parameters *p = &s.parameters;
+    p->n_decayed = (size_t)(n * 3 / 7);
+    p->first_moment = kind != OPT_RMSPROP ? own(&s, n, sizeof(float)) : NULL;
+    p->second_moment = own(&s, n, sizeof(float));
+    for (long i = 0; i < n; i++) p->value[i] = normal();
+    struct ref_optimiser o = {.n = n,
+                              .n_decayed = n * 3 / 7,
+                              .w = widened(&s, p->value, n),
+                              .m = doubles(&s, n),
+                              .v = doubles(&s, n),
+                              .product = 1};
+    s.step.t = 0;
+    s.step.mu_product = 1;
+    struct op ops[2] = {{.kind = OP_OPTIMISE, .layer = "test", .optimise = {.kind = kind, .lr = lr, .l2 = l2}},
+                        {.kind = OP_NEXT, .layer = "test"}};
+    const struct program program = {.n_ops = 2, .ops = ops, .parameters = p, .step = &s.step, .tally = &s.tally};
+    double want_l2 = s.tally.l2;
+    for (int t = 0; t < STEPS; t++) {
+        for (long i = 0; i < n; i++) p->gradient[i] = normal() * (i % 3 == 0 ? 1e-4f : 1.0f);
+        want_l2 += images * (double)l2 * ref_optimise(&o, kind, (double)lr, (double)l2, p->gradient);
+        CHECK(d->run(d, &program, images, &e) == OK && d->wait(d, &e) == OK, "%s", e.text);
+    }
+    for (int which = 0; which < 3; which++) {
+        const float *got = which == 0 ? p->value : which == 1 ? p->first_moment : p->second_moment;
+        const double *want = which == 0 ? o.w : which == 1 ? o.m : o.v;
+        double most = 0;
+        for (long i = 0; i < n && got != NULL; i++) {
+            const double m = which == 0 ? fabs(want[i]) + STEPS * (double)lr : which == 1 ? 1 + fabs(want[i]) : want[i];
+            const double deviation = fabs((double)got[i] - want[i]) / m;
+            most = deviation > most || isnan(deviation) ? deviation : most;
+        }
+        CHECK(most <= TOLERANCE, "optimiser %d on %s: array %d: %g", (int)kind, d->about, which, most);
+        if (most > worst[OP_OPTIMISE]) worst[OP_OPTIMISE] = most;
+    }
+    CHECK(fabs(s.tally.l2 - want_l2) < 1e-6 * want_l2, "optimiser %d: l2 %.12g, not %.12g", (int)kind, s.tally.l2,
+          want_l2);
+    CHECK(s.step.t == STEPS && s.step.step == 11 + STEPS && s.step.first == 2 + STEPS * images && s.step.epoch == 3,
+          "optimiser %d: the step", (int)kind);
+    CHECK(check_close(s.step.mu_product, o.product, 1e-13) && s.tally.images == 6, "optimiser %d: %.17g, not %.17g",
+          (int)kind, s.step.mu_product, o.product);
+    scene_close(&s);
+}
+
+/* One update from a state in the middle, in all the ways that a scene is played: the bits of threads, no memory. */
+static void case_optimise_once(enum optimiser kind) {
+    struct scene s;
+    const long n = 40000, decayed = 17003;
+    const float lr = 0.01f, l2 = 0.003f;
+    scene_open(&s, "optimise once");
+    parameters_new(&s, n, 0);
+    struct parameters *p = &s.parameters;
+    p->n_decayed = (size_t)decayed;
+    p->first_moment = kind != OPT_RMSPROP ? floats(&s, n) : NULL;
+    p->second_moment = floats(&s, n);
+    for (long i = 0; i < n; i++) {
+        p->value[i] = normal();
+        p->gradient[i] = normal();
+        p->second_moment[i] = fabsf(normal()) + 0.01f;
+        if (p->first_moment != NULL) p->first_moment[i] = normal();
+    }
+    struct ref_optimiser o = {.n = n,
+                              .n_decayed = decayed,
+                              .w = widened(&s, p->value, n),
+                              .m = p->first_moment != NULL ? widened(&s, p->first_moment, n) : NULL,
+                              .v = widened(&s, p->second_moment, n),
+                              .t = (int)s.step.t,
+                              .product = s.step.mu_product};
+    double *m = doubles(&s, n);
+    for (long i = 0; i < n; i++) m[i] = fabs(o.w[i]) + 1;
+    s.tally_after.l2 += 3 * (double)l2 * ref_optimise(&o, kind, (double)lr, (double)l2, p->gradient);
+    watch(&s, "value", p->value, n, (struct reals){o.w, m}, NULL);
+    watch(&s, "second moment", p->second_moment, n, (struct reals){o.v, m}, NULL);
+    if (p->first_moment != NULL) watch(&s, "first moment", p->first_moment, n, (struct reals){o.m, m}, NULL);
+    struct op op = {.kind = OP_OPTIMISE, .layer = "test", .optimise = {.kind = kind, .lr = lr, .l2 = l2}};
+    play(&s, &op, 1, 3);
+    scene_close(&s);
+}
+
+static void test_next(void) { /* evaluation: no update is counted */
+    struct scene s;
+    scene_open(&s, "next");
+    struct op op = {.kind = OP_NEXT, .layer = "test"};
+    s.step_after.step++;
+    s.step_after.first += 9;
+    play(&s, &op, 1, 9);
+    scene_close(&s);
+}
+
+static void test_rest(void) {
+    for (int i = 0; i < 8; i++) case_batch(i & 1 ? 3 : 1, i >> 1 & 1, i >> 2, i & 1);
+    for (int softmax = 0; softmax < 2; softmax++) {
+        for (int gradient = 0; gradient < 2; gradient++) {
+            case_loss(100, 20, softmax, gradient, 0);
+            case_loss(10, 0, softmax, gradient, 0);
+            case_loss(3, 2, softmax, gradient, 1);
+            case_loss(100, 20, softmax, gradient, 1);
+        }
+    }
+    for (enum optimiser kind = OPT_ADAM; kind <= OPT_RMSPROP; kind++) {
+        case_optimise_once(kind);
+        for (int isa = 0; isa < ISAS; isa++) {
+            if (devices[isa][1] == NULL) continue;
+            case_optimise(kind, devices[isa][1], 18000);
+            case_optimise(kind, devices[isa][2], 7);
+        }
+    }
+    test_next();
+}
+
+/* =================================== the reference against differences ============================================ */
+
+/* A small net of the reference's own: u -> act -> (statistics, normalisation) -> pool -> dropout -> convolution of
+ * stride 2 -> a weighted sum, the loss. */
+struct chain {
+    struct scene *s;
+    enum activation act;
+    enum pool pool;
+    int pad, links; /* links 0: no normalisation */
+    struct ref_bn bn;
+    struct drop drop;
+    struct taps taps;
+    double *w;
+    struct map layout;
+    struct tensor u, x, z, d, out, weights;
+};
+
+static double chain_forward(struct chain *c) {
+    double loss = 0;
+    for (long i = 0; i < count(&c->u); i++) c->x.at.v[i] = act_of(c->act, c->u.at.v[i]);
+    if (c->links > 0) {
+        ref_statistics(&c->x, c->bn.mean, c->bn.variance);
+        ref_bn(&c->bn, 1);
+    }
+    ref_apply(c->pool, c->pad, c->links > 0 ? &c->bn : NULL, &c->x, &c->z);
+    copy(&c->d, &c->z);
+    ref_dropout(&c->drop, &c->layout, &c->s->step, &c->d);
+    ref_conv(c->taps, ACT_LINEAR, &c->d, c->w, NULL, NULL, &c->out);
+    for (long i = 0; i < count(&c->out); i++) loss += c->out.at.v[i] * c->weights.at.v[i];
+    return loss;
+}
+
+static void randomise(double *v, long n) {
+    for (long i = 0; i < n; i++) v[i] = rng_normal(&rng);
+}
+
+typedef double loss_function(void *);
+static double chain_loss(void *c) { return chain_forward(c); }
+
+static void check_slope(const char *what, loss_function *f, void *context, double *at, double want) {
+    const double before = *at, h = 1e-5;
+    *at = before + h;
+    const double above = f(context);
+    *at = before - h;
+    const double below = f(context);
+    *at = before;
+    CHECK(check_close((above - below) / (2 * h), want, 2e-6), "%s: %.10g, not %.10g", what, want,
+          (above - below) / (2 * h));
+}
+
+static void differences_chain(enum activation act, enum pool pool, int links, int h, int w) {
+    struct scene s;
+    scene_open(&s, "differences");
+    const int n = 2, channels = 8, oh = pool_out(pool, h), ow = pool_out(pool, w);
+    struct chain c = {.s = &s, .act = act, .pool = pool, .links = links, .drop = some_drop};
+    c.pad = pool == POOL_MAX3 ? same_pad(h, 3, 2) : 0;
+    c.taps = (struct taps){3, 2, same_pad(oh, 3, 2)};
+    c.layout = (struct map){.stride = 24, .first = 8};
+    c.u = tensor_new(&s, n, h, w, channels);
+    c.x = tensor_like(&s, &c.u);
+    c.z = tensor_new(&s, n, oh, ow, channels);
+    c.d = tensor_like(&s, &c.z);
+    c.out = tensor_new(&s, n, out_size(oh, 2), out_size(ow, 2), 8);
+    c.weights = tensor_like(&s, &c.out);
+    c.w = doubles(&s, 9L * channels * 8);
+    c.bn = ref_bn_new(&s, channels, links > 0 ? links : 1);
+    randomise(c.u.at.v, count(&c.u));
+    randomise(c.weights.at.v, count(&c.weights));
+    randomise(c.w, 9L * channels * 8);
+    for (int l = 0; l < links; l++) {
+        randomise(c.bn.gamma[l], channels);
+        randomise(c.bn.beta[l], channels);
+    }
+    /* Small gammas, so that the epsilon under the second root counts. */
+    for (int k = 0; k < channels && links == 2; k++) c.bn.gamma[0][k] *= 0.1;
+    chain_forward(&c);
+    struct tensor dz = tensor_like(&s, &c.z), du = tensor_like(&s, &c.u);
+    struct reals dw = reals(&s, 9L * channels * 8);
+    ref_conv_data(c.taps, &c.weights, c.w, &dz);
+    ref_dropout(&c.drop, &c.layout, &s.step, &dz);
+    ref_conv_weight(c.taps, &c.d, &c.weights, dw, (struct reals){NULL, NULL});
+    ref_route(pool, c.pad, links > 0 ? &c.bn : NULL, &c.x, &dz, &du);
+    if (links > 0) {
+        ref_sums(&c.bn, &du, &c.x);
+        ref_bn_gradient(&c.bn, (double)n * h * w);
+    }
+    ref_apply_gradient(links > 0 ? &c.bn : NULL, act, &c.x, &du);
+    for (long i = 0; i < count(&c.u); i += 5) check_slope("du", chain_loss, &c, &c.u.at.v[i], du.at.v[i]);
+    for (long i = 0; i < 9L * channels * 8; i += 23) check_slope("dw", chain_loss, &c, &c.w[i], dw.v[i]);
+    for (int l = 0; l < links; l++) {
+        for (int k = 0; k < channels; k++) {
+            check_slope("dgamma", chain_loss, &c, &c.bn.gamma[l][k], c.bn.dgamma[l].v[k]);
+            check_slope("dbeta", chain_loss, &c, &c.bn.beta[l][k], c.bn.dbeta[l].v[k]);
+        }
+    }
+    scene_close(&s);
+}
+
+/* Two convolutions, the first with bias, activation, residual sum and dropout: as OP_CONV_DATA undoes them. */
+struct pair {
+    struct scene *s;
+    enum activation act;
+    struct taps first, second;
+    struct drop drop;
+    struct map layout;
+    int with_add;
+    double *w1, *w2, *bias;
+    struct tensor in, add, branch, v, d, out, weights;
+};
+
+static double pair_loss(void *context) {
+    struct pair *p = context;
+    double loss = 0;
+    ref_conv(p->first, p->act, &p->in, p->w1, p->bias, NULL, &p->branch);
+    ref_conv(p->first, p->act, &p->in, p->w1, p->bias, p->with_add ? &p->add : NULL, &p->v);
+    copy(&p->d, &p->v);
+    ref_dropout(&p->drop, &p->layout, &p->s->step, &p->d);
+    ref_conv(p->second, ACT_LINEAR, &p->d, p->w2, NULL, NULL, &p->out);
+    for (long i = 0; i < count(&p->out); i++) loss += p->out.at.v[i] * p->weights.at.v[i];
+    return loss;
+}
+
+static void differences_pair(enum activation act, int with_add, int k1, int stride1, int k2, int stride2) {
+    struct scene s;
+    scene_open(&s, "differences");
+    const int n = 2, size = 6, c = 8, middle = out_size(size, stride1), end = out_size(middle, stride2);
+    struct pair p = {.s = &s, .act = act, .with_add = with_add, .drop = some_drop, .layout = {.stride = 8}};
+    p.first = (struct taps){k1, stride1, same_pad(size, k1, stride1)};
+    p.second = (struct taps){k2, stride2, same_pad(middle, k2, stride2)};
+    p.in = tensor_new(&s, n, size, size, c);
+    p.add = tensor_new(&s, n, middle, middle, c);
+    p.branch = tensor_like(&s, &p.add);
+    p.v = tensor_like(&s, &p.add);
+    p.d = tensor_like(&s, &p.add);
+    p.out = tensor_new(&s, n, end, end, c);
+    p.weights = tensor_like(&s, &p.out);
+    const long n1 = (long)k1 * k1 * c * c, n2 = (long)k2 * k2 * c * c;
+    p.w1 = doubles(&s, n1);
+    p.w2 = doubles(&s, n2);
+    p.bias = doubles(&s, c);
+    randomise(p.in.at.v, count(&p.in));
+    randomise(p.add.at.v, count(&p.add));
+    randomise(p.weights.at.v, count(&p.weights));
+    randomise(p.w1, n1);
+    randomise(p.w2, n2);
+    randomise(p.bias, c);
+    for (long i = 0; i < n1; i++) p.w1[i] *= 0.2;
+    pair_loss(&p);
+    struct tensor dv = tensor_like(&s, &p.v), db = tensor_like(&s, &p.v), din = tensor_like(&s, &p.in);
+    struct reals dw1 = reals(&s, n1), dbias = reals(&s, c);
+    ref_conv_data(p.second, &p.weights, p.w2, &dv);
+    ref_dropout(&p.drop, &p.layout, &s.step, &dv);
+    copy(&db, &dv);
+    if (with_add) {
+        ref_slope(act, &p.branch, 1, &db);
+    } else { /* from the dropped map, as y_scale is for */
+        ref_slope(act, &p.d, (65536.0 - some_drop.threshold) / 65536.0, &db);
+    }
+    ref_conv_weight(p.first, &p.in, &db, dw1, dbias);
+    ref_conv_data(p.first, &db, p.w1, &din);
+    for (long i = 0; i < count(&p.in); i += 7) check_slope("din", pair_loss, &p, &p.in.at.v[i], din.at.v[i]);
+    for (long i = 0; i < count(&p.add) && with_add; i += 7) {
+        check_slope("dadd", pair_loss, &p, &p.add.at.v[i], dv.at.v[i]);
+    }
+    for (long i = 0; i < n1; i += 11) check_slope("dw", pair_loss, &p, &p.w1[i], dw1.v[i]);
+    for (int i = 0; i < c; i++) check_slope("dbias", pair_loss, &p, &p.bias[i], dbias.v[i]);
+    scene_close(&s);
+}
+
+struct head {
+    double z[20];
+    int classes, label, softmax;
+};
+static double head_loss(void *context) {
+    const struct head *h = context;
+    int hit;
+    return 0.7 * ref_head(h->z, h->classes, h->label, h->softmax, 0.7, (struct reals){NULL, NULL}, &hit);
+}
+
+static void test_differences(void) {
+    for (int softmax = 0; softmax < 2; softmax++) {
+        for (int clip = 0; clip < 2; clip++) {
+            struct head h = {.classes = 20, .label = 7, .softmax = softmax};
+            double v[20], m[20];
+            int hit;
+            randomise(h.z, 20);
+            if (clip) h.z[7] = -40;
+            ref_head(h.z, 20, 7, softmax, 0.7, (struct reals){v, m}, &hit);
+            for (int i = 0; i < 20; i++) check_slope("dz", head_loss, &h, &h.z[i], v[i]);
+        }
+    }
+    for (enum activation act = ACT_LINEAR; act <= ACT_ELU; act++) {
+        for (int add = 0; add < 2; add++) {
+            differences_pair(act, add, 3, 1, 2, 1);
+            differences_pair(act, add, 4, 2, 3, 2);
+            differences_pair(act, add, 1, 1, 4, 2);
+        }
+        for (enum pool pool = POOL_NONE; pool <= POOL_MAX3; pool++) {
+            for (int links = 0; links <= 2; links++) {
+                differences_chain(act, pool, links, 4, 6);
+                differences_chain(act, pool, links, 5, 7);
+            }
+        }
+    }
+}
+
+/* ===================================================== speed ====================================================== */
+
+static void bench_op(struct device *d, struct scene *s, struct op *op, int n, double flops, double *rate) {
+    const struct program p = {
+        .n_ops = 1, .ops = op, .parameters = &s->parameters, .step = &s->step, .tally = &s->tally};
+    struct error e = {0};
+    *rate = 0;
+    for (int k = 0; k < 6; k++) { /* the best of six: the machine has other work too */
+        const double begin = clock_seconds();
+        if (d->run(d, &p, n, &e) != OK || d->wait(d, &e) != OK) printf("%s\n", e.text);
+        const double r = flops / (clock_seconds() - begin) / 1e9;
+        if (r > *rate) *rate = r;
+    }
+}
+
+static int bench(const char *isa) {
+    static const struct shape shapes[] = {{3, 1, 100, 32, 32, 1, 40, 40},  {3, 1, 100, 32, 32, 1, 63, 63},
+                                          {3, 1, 100, 16, 16, 1, 80, 80},  {3, 1, 100, 16, 16, 1, 126, 126},
+                                          {3, 1, 100, 8, 8, 1, 160, 160},  {1, 1, 100, 32, 32, 1, 40, 40},
+                                          {1, 1, 100, 1, 1, 1, 2560, 1000}};
+    struct device *d;
+    struct error e = {0};
+    if (device_cpu(&d, 2, isa, &e) != OK) {
+        printf("%s\n", e.text);
+        return 1;
+    }
+    printf("%s; GFLOP/s of real channels, batch 100\n", d->about);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct shape h = shapes[i];
+        const struct taps t = taps_of(&h);
+        struct scene s;
+        double rate[3];
+        scene_open(&s, "bench");
+        const int in = stored_of(1, h.in), out = stored_of(1, h.out);
+        const long weights = (long)h.k * h.k * in * out;
+        const double flops = 2.0 * h.n * h.h * h.w * h.k * h.k * h.in * h.out;
+        parameters_new(&s, weights + out, 0);
+        fill_kernel(s.parameters.value, &h);
+        fill_channels(s.parameters.value + weights, out, h.out, 1);
+        const struct map x = input(&s, h.n, h.h, h.w, 1, h.in, 0, NORMAL);
+        const struct map g = input(&s, h.n, h.h, h.w, 1, h.out, 0, NORMAL);
+        struct op forward = {.kind = OP_CONV, .layer = "bench"}, data = {.kind = OP_CONV_DATA, .layer = "bench"},
+                  weight = {.kind = OP_CONV_WEIGHT, .layer = "bench"};
+        forward.conv = (struct op_conv){.k = t.k, .stride = 1, .pad = t.pad, .act = ACT_ELU, .bias = (size_t)weights};
+        forward.conv.in = x;
+        forward.conv.out = map_new(&s, h.n, h.h, h.w, 1, h.out, 0, 0);
+        data.conv_data = (struct op_conv_data){.k = t.k, .stride = 1, .pad = t.pad, .y_scale = 1};
+        data.conv_data.out_gradient = g;
+        data.conv_data.gradient = map_new(&s, h.n, h.h, h.w, 1, h.in, 0, 0);
+        weight.conv_weight = (struct op_conv_weight){.k = t.k, .stride = 1, .pad = t.pad, .bias = (size_t)weights};
+        weight.conv_weight.in = x;
+        weight.conv_weight.out_gradient = g;
+        bench_op(d, &s, &forward, h.n, flops, &rate[0]);
+        bench_op(d, &s, &data, h.n, flops, &rate[1]);
+        bench_op(d, &s, &weight, h.n, flops, &rate[2]);
+        printf("%2dx%-2d k%d %4d->%-4d  forward %6.1f  data %6.1f  weight %6.1f\n", h.h, h.w, h.k, h.in, h.out, rate[0],
+               rate[1], rate[2]);
+        scene_close(&s);
+    }
+    d->close(d);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    rng = rng_make(17, 0, RNG_SYNTHETIC);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench(argc > 2 ? argv[2] : NULL);
+    int found = 0;
+    for (int isa = 0; isa < ISAS; isa++) {
+        for (int t = 0; t < THREADS; t++) {
+            struct error e = {0};
+            found += device_cpu(&devices[isa][t], t + 1, isa_names[isa], &e) == OK;
+        }
+    }
+    CHECK(found >= THREADS, "no device");
+    test_differences();
+    test_conv();
+    test_maps();
+    test_rest();
+    printf("%d devices; the largest deviations:", found);
+    for (int k = 0; k < OP_NEXT; k++) printf(" %s %.1e", kind_names[k], worst[k]);
+    printf("\n");
+    for (int isa = 0; isa < ISAS; isa++) {
+        for (int t = 0; t < THREADS; t++) {
+            if (devices[isa][t] != NULL) devices[isa][t]->close(devices[isa][t]);
+        }
+    }
+    return check_done();
+}
