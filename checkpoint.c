@@ -496,7 +496,7 @@ int log_append(struct log *log, const struct trial *t, int n_values, struct erro
     if (!failed) {
         const size_t base = log->end;
         failed = read_records(log, bytes, 0, n, e);
-        log->end += base;
+        log->end = failed ? base : base + log->end;
     }
     if (!failed) {
         add_trial(&record, t, n_values);

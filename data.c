@@ -227,9 +227,9 @@ static void draw_image(uint8_t *pixels, int fine, struct rng *rng) {
     colour_of(hue + 0.35 + 0.3 * rng_uniform(rng), 0.5 * light, second);
     colour_of(rng_uniform(rng), dark, ground);
     colour_of(rng_uniform(rng), dark, far_ground);
-    const double size = 10.5 + 3.5 * rng_uniform(rng), turn = 0.4 * (rng_uniform(rng) - 0.5), sine = sin(turn),
+    const double size = 8.5 + 4.5 * rng_uniform(rng), turn = 0.4 * (rng_uniform(rng) - 0.5), sine = sin(turn),
                  cosine = cos(turn);
-    const double cx = 15.5 + 3 * (rng_uniform(rng) - 0.5), cy = 15.5 + 3 * (rng_uniform(rng) - 0.5),
+    const double cx = 15.5 + 8.5 * (rng_uniform(rng) - 0.5), cy = 15.5 + 8.5 * (rng_uniform(rng) - 0.5),
                  phase = 6.3 * rng_uniform(rng);
     const double slope = 0.3 * (rng_uniform(rng) - 0.5), noise = 0.02 + 0.05 * rng_uniform(rng);
     for (int y = 0; y < SIDE; y++) {

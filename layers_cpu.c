@@ -847,8 +847,8 @@ struct window {
     int y0, y1, x0, x1;
 };
 static struct window window_of(enum pool pool, int pad, const struct map *in, int y, int x) {
-    const int k = pool == POOL_MAX3 ? 3 : 2;
-    struct window w = {2 * y - pad, 2 * y - pad + k, 2 * x - pad, 2 * x - pad + k};
+    const int k = pool == POOL_MAX3 ? 3 : 2, before = pool == POOL_MAX3 ? pad : 0;
+    struct window w = {2 * y - before, 2 * y - before + k, 2 * x - before, 2 * x - before + k};
     if (w.y0 < 0) w.y0 = 0;
     if (w.x0 < 0) w.x0 = 0;
     if (w.y1 > in->h) w.y1 = in->h;

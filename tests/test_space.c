@@ -544,6 +544,7 @@ static void check_config(const struct space *s, const double *values) {
     struct document config = {0}, again = {0};
     struct error e = {0};
     CHECK(space_config(s, values, &config, &e) == OK, "%s", e.text);
+    if (config.root == NULL) return;
     for (int indent = 0; indent <= 4; indent += 4) {
         for (int json = 0; json < 2; json++) {
             struct text t = {0};
