@@ -111,7 +111,12 @@ struct op_bn {
     int training;
 };
 
-enum pool { POOL_NONE, POOL_MAX2, POOL_AVG2, POOL_MAX3 }; /* 2x2/2 VALID; 3x3/2 SAME as TensorFlow pads, pad ignored */
+enum pool {
+    POOL_NONE,
+    POOL_MAX2,
+    POOL_AVG2,
+    POOL_MAX3
+}; /* 2x2/2 VALID; 3x3/2 SAME: `pad` rows before the map, which never win */
 
 /* v = pool(scale * in + shift)  (bn NULL: pool(in));  out = v; dropped = dropout(v) (either may be absent).
  * Moves: in once, out and dropped once. */

@@ -378,7 +378,7 @@ static double ref_optimise(struct ref_optimiser *o, enum optimiser kind, double 
     for (long i = 0; i < o->n; i++) {
         double *w = &o->w.v[i], *m = &o->m.v[i], *v = &o->v.v[i];
         const double decay = i < o->n_decayed ? 2 * l2 * *w : 0, g = (double)gradient[i] + decay;
-        const double g_m = fabs((double)gradient[i]) + fabs(decay);
+        const double g_m = fabs((double)gradient[i]) + (i < o->n_decayed ? 2 * l2 * o->w.m[i] : 0);
         double numerator = g, numerator_m = g_m, rate = lr, root = 1;
         if (i < o->n_decayed) squares += *w * *w;
         *v = keep * *v + (1 - keep) * g * g;
