@@ -96,6 +96,11 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
 
+# Against hyperopt and Keras, which it installs into .venv.
+.PHONY: conformance
+conformance: $(BIN) $(BUILD)/tests/tpe_probe
+	@BUILD=$(BUILD) BIN=$(BIN) sh tests/conformance
+
 # invalidFunctionArg: the log of a mass that may be 0 is -inf on purpose.
 lint:
 	cppcheck --quiet --std=c11 --suppress=invalidFunctionArg --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
