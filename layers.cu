@@ -494,6 +494,16 @@ static void optimiser_step(struct run *r, const struct op_optimise *o) {
        r->p->tally, r->p->step, last ? r->n : 0, 1);
 }
 
+static void penalty(struct run *r, const struct op_penalty *o) {
+    const struct parameters *q = r->p->parameters;
+    const int blocks = blocks_of(q->n_decayed, OPTIMISE_EACH);
+    double *squares = (double *)scratch(r, (size_t)blocks * sizeof(double));
+    if (blocks == 0) return;
+    GO(r, squares_of, dim3((unsigned)blocks), THREADS * sizeof(double), (const float *)q->value, q->n_decayed, squares);
+    GO(r, end_step, dim3(1), THREADS * sizeof(double), (const double *)squares, blocks, (double)r->n * (double)o->l2,
+       r->p->tally, r->p->step, 0, 0);
+}
+
 template <typename T>
 static void run_op(struct run *r, const struct op *op) {
     switch (op->kind) {
@@ -510,6 +520,7 @@ static void run_op(struct run *r, const struct op *op) {
             break;
         case OP_APPLY_GRADIENT: apply_back<T>(r, &op->apply_gradient); break;
         case OP_OPTIMISE: optimiser_step<T>(r, &op->optimise); break;
+        case OP_PENALTY: penalty(r, &op->penalty); break;
         case OP_NEXT:
             GO(r, end_step, dim3(1), THREADS * sizeof(double), (const double *)NULL, 0, 0.0, r->p->tally, r->p->step,
                r->n, trains(r->p));

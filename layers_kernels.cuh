@@ -1340,6 +1340,19 @@ static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
     if (threadIdx.x == 0) p.squares[blockIdx.x] = total;
 }
 
+/* [blocks]: the sum of squares of OPTIMISE_EACH values. */
+static __global__ void __launch_bounds__(THREADS) squares_of(const float *value, size_t n, double *squares) {
+    double *const shared = (double *)shared_memory();
+    float sum = 0;
+#pragma unroll 4
+    for (int k = 0; k < OPTIMISE_EACH / THREADS; k++) {
+        const size_t i = (size_t)blockIdx.x * OPTIMISE_EACH + (size_t)k * THREADS + threadIdx.x;
+        if (i < n) sum += value[i] * value[i];
+    }
+    const double total = sum_threads((double)sum, shared);
+    if (threadIdx.x == 0) squares[blockIdx.x] = total;
+}
+
 /* The end of a step: the L2 loss from the optimiser's sums (blocks 0: none), and OP_NEXT (images 0: not yet). */
 static __global__ void __launch_bounds__(THREADS)
     end_step(const double *squares, int blocks, double by, struct tally *tally, struct step *step, int images,

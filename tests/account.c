@@ -142,6 +142,7 @@ static struct cost cost_of(const struct op *op, const struct parameters *p, int 
             break;
         case OP_BN:
         case OP_BN_GRADIENT:
+        case OP_PENALTY:
         case OP_NEXT: c.kernels = 0; break; /* ride along */
     }
     return c;
