@@ -89,6 +89,16 @@ test: $(BIN) $(TESTS:%=$(BUILD)/tests/%) $(BUILD)/tests/golden_tpe
 demo: $(BIN)
 	@BIN=./$(BIN) sh tests/demo
 
+# A training step of five configurations, measured: on the GPU where there is one. BENCH="--ops" adds each operation.
+BENCH ?=
+.PHONY: bench account
+bench: $(BUILD)/tests/bench
+	@BUILD=$(BUILD) sh tests/bench_run $(BENCH)
+
+# What a step must move and multiply, and what the kernels do, for an H200: needs no GPU.
+account: $(BUILD)/tests/bench
+	@$< --device none tests/configurations/*.json
+
 cifar100:
 	@sh tests/cifar100
 

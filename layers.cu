@@ -64,8 +64,9 @@ struct run {
     const struct program *p;
     int n, dry, failed;
     struct error *e;
-    size_t used, need; /* scratch: of this operation, of any */
-    int next;          /* the operation after this one */
+    size_t used, need;   /* scratch: of this operation, of any */
+    int next;            /* the operation after this one */
+    cudaEvent_t *events; /* profiling: one before each operation, and one at the end; else NULL */
 };
 #define GO(r, kernel, grid, shared, ...)                                                                   \
     do {                                                                                                   \
@@ -532,6 +533,7 @@ static int run_ops(struct run *r) {
     for (r->next = 0; r->next < r->p->n_ops && !r->failed;) {
         const struct op *op = &r->p->ops[r->next++];
         r->used = 0;
+        if (r->events != NULL) (void)cudaEventRecord(r->events[r->next - 1], r->d->stream);
         if (r->d->fp32) {
             run_op<float>(r, op);
         } else {
@@ -675,6 +677,36 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
     return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
 }
 
+static int cuda_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
+    struct device_cuda *c = cuda_of(d);
+    struct run r = {};
+    r.d = c, r.p = p, r.n = n, r.e = e;
+    int failed = cuda_run(d, p, n, e); /* makes scratch and shadow, and warms up */
+    if (!failed) failed = cuda_wait(d, e);
+    r.events = (cudaEvent_t *)mem_zero((size_t)p->n_ops + 1, sizeof *r.events);
+    if (!failed && r.events == NULL) failed = error_memory(e, sizeof *r.events, "the profile");
+    for (int i = 0; i <= p->n_ops && !failed; i++) failed = cuda_check(cudaEventCreate(&r.events[i]), "an event", e);
+    if (!failed) failed = run_ops(&r);
+    if (!failed) failed = cuda_check(cudaEventRecord(r.events[p->n_ops], c->stream), "an event", e);
+    if (!failed) failed = cuda_wait(d, e);
+    int last = p->n_ops; /* the next event that was recorded: an operation that rode along has none */
+    for (int i = p->n_ops - 1; i >= 0 && !failed; i--) {
+        float ms = 0;
+        seconds[i] = 0;
+        if (cudaEventElapsedTime(&ms, r.events[i], r.events[last]) != cudaSuccess) {
+            (void)cudaGetLastError();
+            continue;
+        }
+        seconds[i] = (double)ms / 1e3;
+        last = i;
+    }
+    for (int i = 0; i <= p->n_ops && r.events != NULL; i++) {
+        if (r.events[i] != NULL) (void)cudaEventDestroy(r.events[i]);
+    }
+    mem_free(r.events);
+    return failed;
+}
+
 static void cuda_close(struct device *d) {
     struct device_cuda *c = cuda_of(d);
     if (c->stream != NULL) (void)cudaStreamSynchronize(c->stream);
@@ -778,6 +810,7 @@ extern "C" int device_cuda(struct device **out, int gpu, int fp32, struct error 
     c->device.read = cuda_read;
     c->device.run = cuda_run;
     c->device.wait = cuda_wait;
+    c->device.profile = cuda_profile;
     c->device.close = cuda_close;
     const int failed = open_device(c, e);
     if (failed) {

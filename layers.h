@@ -285,6 +285,8 @@ struct device {
                 struct error *);                                                /* waits, then device to host */
     int (*run)(struct device *, const struct program *, int n, struct error *); /* may return before it is done */
     int (*wait)(struct device *, struct error *);
+    /* Runs a program once and times its operations: seconds[n_ops]; 0 for one that rides along with another. */
+    int (*profile)(struct device *, const struct program *, int n, double *seconds, struct error *);
     void (*close)(struct device *);
 };
 
