@@ -68,10 +68,11 @@ struct run {
     int next;            /* the operation after this one */
     cudaEvent_t *events; /* profiling: one before each operation, and one at the end; else NULL */
 };
-#define GO(r, kernel, grid, shared, ...)                                                                   \
+#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                     \
     do {                                                                                                   \
-        if (!(r)->dry) LAUNCH(kernel, grid, dim3(THREADS), (size_t)(shared), (r)->d->stream, __VA_ARGS__); \
+        if (!(r)->dry) LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), (r)->d->stream, __VA_ARGS__); \
     } while (0)
+#define GO(r, kernel, grid, shared, ...) GO_WITH(r, kernel, grid, THREADS, shared, __VA_ARGS__)
 
 static void *scratch(struct run *r, size_t bytes) {
     void *const at = r->dry ? NULL : r->d->scratch + r->used;
@@ -155,36 +156,67 @@ static void go_sums(struct run *r, const float *partials, int blocks, int h, int
 /* ---- products ---- */
 
 /* Columns of a tile: the fewest wasted, counting that each tile also fetches its rows. */
-static int tile_columns(int columns) {
-    int best = 128, cost = 1 << 30;
-    for (int bn = 128; bn >= 32; bn /= 2) {
-        const int c = (columns + bn - 1) / bn * (bn + 32);
-        if (c < cost) best = bn, cost = c;
+static int tile_columns(const bf16 *, int columns) {
+    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    int best = 0, least = 1 << 30;
+    for (int i = 0; i < 6; i++) {
+        const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
+        if (cost < least) {
+            best = widths[i];
+            least = cost;
+        }
     }
     return best;
 }
+static int tile_columns(const float *, int) { return 64; }
 
-template <typename T, int BN, int DATA>
-static void go_product_of(struct run *r, const product_of<T> &p, int classes) {
-    GO(r, (product<T, BN, DATA>), dim3((unsigned)(p.tiles_m * p.tiles_n), 1, (unsigned)classes), product_bytes<BN>(),
-       p);
+/* Launches f for the tile's width, which it takes as a constant. */
+#define WITH_COLUMNS(bn, f, ...)                    \
+    switch (bn) {                                   \
+        case 128: f<bf16, 128>(__VA_ARGS__); break; \
+        case 96: f<bf16, 96>(__VA_ARGS__); break;   \
+        case 80: f<bf16, 80>(__VA_ARGS__); break;   \
+        case 64: f<bf16, 64>(__VA_ARGS__); break;   \
+        case 48: f<bf16, 48>(__VA_ARGS__); break;   \
+        default: f<bf16, 32>(__VA_ARGS__); break;   \
+    }
+
+template <typename T, int BN>
+static void go_forward(struct run *r, const product_of<T> &p, int) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (product<T, BN, 0>), dim3((unsigned)(p.tiles_m * p.tiles_n)), W::WORKERS, W::PRODUCT_BYTES, p);
 }
-template <int DATA>
-static void go_product(struct run *r, const product_of<float> &p, int, int classes) {
-    go_product_of<float, 64, DATA>(r, p, classes);
+template <typename T, int BN>
+static void go_data(struct run *r, const product_of<T> &p, int classes) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (product<T, BN, 1>), dim3((unsigned)(p.tiles_m * p.tiles_n), 1, (unsigned)classes), W::WORKERS,
+            W::PRODUCT_BYTES, p);
 }
-template <int DATA>
-static void go_product(struct run *r, const product_of<bf16> &p, int bn, int classes) {
-    if (bn == 128) {
-        go_product_of<bf16, 128, DATA>(r, p, classes);
-    } else if (bn == 64) {
-        go_product_of<bf16, 64, DATA>(r, p, classes);
+template <typename T, int BN>
+static void go_weight(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (weight_product<T, BN>), dim3((unsigned)tiles, 1, (unsigned)splits), W::WORKERS, W::WEIGHT_BYTES, p);
+}
+static void go_product(struct run *r, const product_of<float> &p, int, int classes, int data) {
+    if (data) {
+        go_data<float, 64>(r, p, classes);
     } else {
-        go_product_of<bf16, 32, DATA>(r, p, classes);
+        go_forward<float, 64>(r, p, classes);
     }
 }
-static int columns_for(const float *, int) { return 64; }
-static int columns_for(const bf16 *, int columns) { return tile_columns(columns); }
+static void go_product(struct run *r, const product_of<bf16> &p, int bn, int classes, int data) {
+    if (data) {
+        WITH_COLUMNS(bn, go_data, r, p, classes)
+    } else {
+        WITH_COLUMNS(bn, go_forward, r, p, classes)
+    }
+}
+static void go_weights(struct run *r, const weight_product_of<float> &p, int, int tiles, int splits) {
+    go_weight<float, 64>(r, p, tiles, splits);
+}
+static void go_weights(struct run *r, const weight_product_of<bf16> &p, int bn, int tiles, int splits) {
+    WITH_COLUMNS(bn, go_weight, r, p, tiles, splits)
+}
 
 template <typename T>
 static int blas_type() {
@@ -235,14 +267,14 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
            (const float *)result, r->n, p.columns, p.end);
         return;
     }
-    const int bn = columns_for(p.weight, p.columns), rows = r->n * to->h * to->w;
+    const int bn = tile_columns(p.weight, p.columns), rows = r->n * to->h * to->w;
     p.source_h = o->in.h, p.source_w = o->in.w;
-    p.chunks = p.in_stored / tile<T>::E;
+    p.chunks = p.in_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
-    go_product<0>(r, p, bn, 1);
+    go_product(r, p, bn, 1, 0);
     if (o->bn != NULL) {
         const struct op *then = taken_along(r, OP_BN, o->bn);
         go_statistics(r, p.end.partials, p.tiles_m, BM, rows, o->bn,
@@ -281,37 +313,20 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
            (const float *)result, r->n, p.columns, p.end);
         return;
     }
-    const int bn = columns_for(p.weight, p.columns), classes = o->stride * o->stride;
+    const int bn = tile_columns(p.weight, p.columns), classes = o->stride * o->stride;
     const struct map *to = &o->gradient;
     const int rows = r->n * ((to->h + o->stride - 1) / o->stride) * ((to->w + o->stride - 1) / o->stride);
     p.source_h = o->out_gradient.h, p.source_w = o->out_gradient.w;
-    p.chunks = p.out_stored / tile<T>::E;
+    p.chunks = p.out_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     const int blocks = classes * p.tiles_m;
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)p.columns * sizeof(float));
-    go_product<1>(r, p, bn, classes);
+    go_product(r, p, bn, classes, 1);
     if (o->bn != NULL)
         go_sums(r, p.end.partials, blocks, to->h, to->w, o->bn,
                 taken_along(r, OP_BN_GRADIENT, o->bn) != NULL ? BN_BACK : BN_ONLY_SUMS);
-}
-
-template <typename T, int BN>
-static void go_weight_product(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
-    GO(r, (weight_product<T, BN>), dim3((unsigned)tiles, 1, (unsigned)splits), STAGES * (BM + BN) * 64, p);
-}
-static void go_weight(struct run *r, const weight_product_of<float> &p, int, int tiles, int splits) {
-    go_weight_product<float, 64>(r, p, tiles, splits);
-}
-static void go_weight(struct run *r, const weight_product_of<bf16> &p, int bn, int tiles, int splits) {
-    if (bn == 128) {
-        go_weight_product<bf16, 128>(r, p, tiles, splits);
-    } else if (bn == 64) {
-        go_weight_product<bf16, 64>(r, p, tiles, splits);
-    } else {
-        go_weight_product<bf16, 32>(r, p, tiles, splits);
-    }
 }
 
 template <typename T>
@@ -335,10 +350,10 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
                (THREADS * 8 + 64) * sizeof(float), p.gradient, r->n, p.columns, bias);
         return;
     }
-    const int bn = columns_for(p.source.at, p.columns), depth = tile<T>::BK;
+    const int bn = tile_columns(p.source.at, p.columns), depth = tile<T, 64>::BK;
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
     p.source_h = o->in.h, p.source_w = o->in.w;
-    p.chunks = in_stored / tile<T>::E;
+    p.chunks = in_stored / tile<T, 64>::E;
     p.w = divisor_of((uint32_t)g->w), p.h = divisor_of((uint32_t)g->h);
     p.pixels = r->n * g->h * g->w;
     p.k = o->k, p.stride = o->stride, p.pad = o->pad;
@@ -354,7 +369,7 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     splits = blocks_of((size_t)p.pixels, (size_t)p.each);
     const size_t size = (size_t)(p.rows + p.bias) * (size_t)p.columns;
     p.partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
-    go_weight(r, p, bn, tiles, splits);
+    go_weights(r, p, bn, tiles, splits);
     GO(r, weight_reduce, dim3((unsigned)blocks_of(weights + (size_t)(bias != NULL ? p.columns : 0), 4 * THREADS)), 0,
        (const float *)p.partials, splits, size, weights, p.columns, weight, bias);
 }
@@ -751,17 +766,15 @@ static int open_cublas(struct device_cuda *c, struct error *e) {
     return status == 0 ? OK : error_set(e, ERROR_ENVIRONMENT, "cuBLAS does not start (status %d)", status);
 }
 
-/* Kernels that want more shared memory than a block has without asking. */
-template <typename K>
-static cudaError_t allow(K *kernel, int bytes) {
-    return cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
+/* The products want more shared memory than a block has without asking. */
 template <typename T, int BN>
-static cudaError_t allow_products() {
-    cudaError_t s = allow(product<T, BN, 0>, product_bytes<BN>());
-    if (s == cudaSuccess) s = allow(product<T, BN, 1>, product_bytes<BN>());
-    if (s == cudaSuccess) s = allow(weight_product<T, BN>, STAGES * (BM + BN) * 64);
-    return s;
+static void allow_products(cudaError_t *s) {
+    typedef tile<T, BN> W;
+    const void *const kernels[] = {(const void *)product<T, BN, 0>, (const void *)product<T, BN, 1>,
+                                   (const void *)weight_product<T, BN>};
+    const int bytes[] = {W::PRODUCT_BYTES, W::PRODUCT_BYTES, W::WEIGHT_BYTES};
+    for (int i = 0; i < 3 && *s == cudaSuccess; i++)
+        *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
 }
 
 static int open_device(struct device_cuda *c, struct error *e) {
@@ -775,10 +788,9 @@ static int open_device(struct device_cuda *c, struct error *e) {
                          prop.major, prop.minor);
     c->multiprocessors = prop.multiProcessorCount;
     failed = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "opening it", e);
-    cudaError_t s = allow_products<float, 64>();
-    if (s == cudaSuccess) s = allow_products<bf16, 128>();
-    if (s == cudaSuccess) s = allow_products<bf16, 64>();
-    if (s == cudaSuccess) s = allow_products<bf16, 32>();
+    cudaError_t s = cudaSuccess;
+    allow_products<float, 64>(&s);
+    for (int bn = 32; bn <= 128; bn += 16) WITH_COLUMNS(bn, allow_products, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = open_cublas(c, e);
     snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s", c->gpu, prop.name,

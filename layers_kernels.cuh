@@ -289,43 +289,57 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
 
 /* ================================================ tiles and their product ========================================= */
 
-/* A tile in shared memory is rows of C chunks of 16 bytes; chunk c of row r stands at place swizzle(r, c) of its row,
- * so that the eight rows an ldmatrix reads at a time lie in different banks. */
+/* A tile in shared memory is rows of C chunks of 16 bytes. Eight rows that an ldmatrix reads at a time must lie in
+ * different banks: rows of 64 bytes are swizzled, wider ones stand an odd number of chunks apart. */
 template <int C>
-static __device__ __forceinline__ int swizzle(int row, int chunk) {
-    static_assert(C == 4 || C % 8 == 0, "rows of 64 bytes, or whole lines of 128");
-    return C == 4 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
+static __device__ __forceinline__ int chunk_index(int row, int chunk) {
+    static_assert(C % 2 == 0, "odd with the one between");
+    return C == 4 ? row * 4 + (chunk ^ ((row >> 1) & 3)) : row * (C + 1) + chunk;
 }
 template <int C>
 static __device__ __forceinline__ unsigned char *chunk_at(unsigned char *tile, int row, int chunk) {
-    return tile + (row * C + swizzle<C>(row, chunk)) * 16;
+    return tile + chunk_index<C>(row, chunk) * 16;
 }
 template <int C>
 static __device__ __forceinline__ float float_at(const unsigned char *tile, int row, int i) {
-    return ((const float *)(tile + (row * C + swizzle<C>(row, i / 4)) * 16))[i % 4];
+    return ((const float *)(tile + chunk_index<C>(row, i / 4) * 16))[i % 4];
 }
 
-/* Tiles of BM x BN results, BK deep (64 bytes). Eight warps, 4 x 2, each WM x WN of it; an accumulator is the fragment
- * of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. */
-enum { BM = 128, STAGES = 4, WM = 32 };
-template <typename T>
-struct tile {
-    enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
-};
-/* How a tile lies: BY_ROW, a row is a row (or column) of the result and its four chunks are the depth; BY_DEPTH, a row
+/* How a tile lies: BY_ROW, a row is a row (or column) of the result, and its four chunks are the depth; BY_DEPTH, a row
  * is a step of the depth. */
 enum { BY_ROW, BY_DEPTH };
 
+/* Tiles of BM x BN results, BK deep (64 bytes); four warps one below the other, or, where BN is 128, two by four. A
+ * warp's part is WM x WN; its accumulators are fragments of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8, columns
+ * 2 (l % 4) and the next. */
+enum { BM = 128, WM = 32, STAGES = 4 };
+template <typename T, int BN>
+struct tile {
+    enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
+    enum { SIDE = BN == 128 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE, BLOCKS = BN == 128 ? 2 : BN > 64 || sizeof(T) == 4 ? 3 : 4 };
+    enum { ROW_CHUNKS = 4, A_CHUNKS = BM / E, B_CHUNKS = BN / E }; /* of a row: BY_ROW; BY_DEPTH */
+    enum { A_BYTES = BK * (A_CHUNKS + 1) * 16, B_BYTES = BK * (B_CHUNKS + 1) * 16, STAGE = A_BYTES + B_BYTES };
+    static_assert(A_BYTES >= BM * 64 && B_BYTES >= BN * 64, "a stage holds tiles that lie either way");
+    enum { FETCH_A = BM * 4 / WORKERS, FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS }; /* chunks a worker fetches */
+    /* The result on its way out: LD so that fragments are written without bank conflicts. */
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = BN + 8 };
+    enum { OUT = BM * LD * 4, PARTIAL = LINES * BN * 4, STAGING = OUT + PARTIAL + BN * 4 };
+    enum { PRODUCT_BYTES = (int)STAGES * STAGE > (int)STAGING ? (int)STAGES *STAGE : (int)STAGING };
+    enum { WEIGHT_BYTES = (int)STAGES * STAGE };
+    float sums[WM / 16][WN / 8][4];
+};
+
 /* sums += A B over one stage. */
 template <int BN, int A_LIES, int B_LIES>
-static __device__ __forceinline__ void multiply(float (&sums)[WM / 16][BN / 16][4], unsigned char *a, unsigned char *b,
-                                                const bf16 *) {
-    enum { WN = BN / 2, CA = A_LIES == BY_ROW ? 4 : BM / 8, CB = B_LIES == BY_ROW ? 4 : BN / 8 };
+static __device__ __forceinline__ void multiply(tile<bf16, BN> &to, unsigned char *a, unsigned char *b) {
+    typedef tile<bf16, BN> W;
+    enum { CA = A_LIES == BY_ROW ? (int)W::ROW_CHUNKS : (int)W::A_CHUNKS };
+    enum { CB = B_LIES == BY_ROW ? (int)W::ROW_CHUNKS : (int)W::B_CHUNKS };
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int m0 = warp % 4 * WM, n0 = warp / 4 * WN;
+    const int m0 = warp % 4 * WM, n0 = warp / 4 * W::WN;
 #pragma unroll
     for (int k = 0; k < 2; k++) { /* 16 deep each */
-        uint32_t fa[WM / 16][4], fb[BN / 16][2];
+        uint32_t fa[WM / 16][4], fb[W::WN / 8][2];
 #pragma unroll
         for (int i = 0; i < WM / 16; i++) {
             const int m = m0 + i * 16;
@@ -337,51 +351,52 @@ static __device__ __forceinline__ void multiply(float (&sums)[WM / 16][BN / 16][
             }
         }
 #pragma unroll
-        for (int i = 0; i < WN / 16; i++) { /* two columns of eight at a time */
-            const int n = n0 + i * 16;
+        for (int j = 0; j < W::WN / 16; j++) { /* two columns of eight at a time */
+            const int n = n0 + j * 16;
             uint32_t r[4];
             if (B_LIES == BY_ROW) {
                 load_matrix4(r, chunk_at<CB>(b, n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
             } else {
                 load_matrix4_transposed(r, chunk_at<CB>(b, 16 * k + lane % 16, n / 8 + lane / 16));
             }
-            fb[2 * i][0] = r[0], fb[2 * i][1] = r[1];
-            fb[2 * i + 1][0] = r[2], fb[2 * i + 1][1] = r[3];
+            fb[2 * j][0] = r[0];
+            fb[2 * j][1] = r[1];
+            fb[2 * j + 1][0] = r[2];
+            fb[2 * j + 1][1] = r[3];
         }
 #pragma unroll
         for (int i = 0; i < WM / 16; i++) {
 #pragma unroll
-            for (int j = 0; j < BN / 16; j++) mma_bf16(sums[i][j], fa[i], fb[j]);
+            for (int j = 0; j < W::WN / 8; j++) mma_bf16(to.sums[i][j], fa[i], fb[j]);
         }
     }
 }
 
 /* The same in plain fp32, each lane for the results it would hold. */
 template <int BN, int A_LIES, int B_LIES>
-static __device__ __forceinline__ void multiply(float (&sums)[WM / 16][BN / 16][4], unsigned char *a, unsigned char *b,
-                                                const float *) {
-    enum { WN = BN / 2, CA = A_LIES == BY_ROW ? 4 : BM / 4, CB = B_LIES == BY_ROW ? 4 : BN / 4 };
+static __device__ __forceinline__ void multiply(tile<float, BN> &to, unsigned char *a, unsigned char *b) {
+    typedef tile<float, BN> W;
+    enum { CA = A_LIES == BY_ROW ? (int)W::ROW_CHUNKS : (int)W::A_CHUNKS };
+    enum { CB = B_LIES == BY_ROW ? (int)W::ROW_CHUNKS : (int)W::B_CHUNKS };
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int m0 = warp % 4 * WM + lane / 4, n0 = warp / 4 * WN + lane % 4 * 2;
+    const int m0 = warp % 4 * WM + lane / 4, n0 = warp / 4 * W::WN + lane % 4 * 2;
 #pragma unroll 4
-    for (int k = 0; k < tile<float>::BK; k++) {
-        float x[WM / 8], y[BN / 8];
+    for (int k = 0; k < W::BK; k++) {
+        float x[WM / 8], y[W::WN / 4];
 #pragma unroll
-        for (int i = 0; i < WM / 8; i++) {
-            const int m = m0 + i * 8;
-            x[i] = A_LIES == BY_ROW ? float_at<CA>(a, m, k) : float_at<CA>(a, k, m);
-        }
+        for (int i = 0; i < WM / 8; i++)
+            x[i] = A_LIES == BY_ROW ? float_at<CA>(a, m0 + i * 8, k) : float_at<CA>(a, k, m0 + i * 8);
 #pragma unroll
-        for (int j = 0; j < BN / 8; j++) {
+        for (int j = 0; j < W::WN / 4; j++) {
             const int n = n0 + j / 2 * 8 + j % 2;
             y[j] = B_LIES == BY_ROW ? float_at<CB>(b, n, k) : float_at<CB>(b, k, n);
         }
 #pragma unroll
         for (int i = 0; i < WM / 16; i++) {
 #pragma unroll
-            for (int j = 0; j < BN / 16; j++) {
+            for (int j = 0; j < W::WN / 8; j++) {
 #pragma unroll
-                for (int q = 0; q < 4; q++) sums[i][j][q] += x[2 * i + q / 2] * y[2 * j + q % 2];
+                for (int q = 0; q < 4; q++) to.sums[i][j][q] += x[2 * i + q / 2] * y[2 * j + q % 2];
             }
         }
     }
@@ -403,35 +418,29 @@ struct product_of {
     struct ending<T> end;
 };
 
-template <int BN>
-struct staging { /* the tile on its way out: padded so that fragments are written without bank conflicts */
-    enum { LD = BN + 8, TILE = BM * LD * 4, PARTIAL = THREADS * 8 * 4, BYTES = TILE + PARTIAL + BN * 4 };
-};
-template <int BN>
-static constexpr int product_bytes() {
-    return STAGES * (BM + BN) * 64 > (int)staging<BN>::BYTES ? STAGES * (BM + BN) * 64 : (int)staging<BN>::BYTES;
-}
-
-/* sum[i]: a thread's sums for the eight columns 8 (threadIdx % (BN / 8)) and on. total[BN], in shared memory: of all
- * threads, added in the threads' order. */
-template <int BN>
+/* sum[i]: a thread's sums for the eight columns 8 (threadIdx % (BN / 8)) and on, of LINES threads each. total[BN], in
+ * shared memory: of all of them, added in the threads' order. */
+template <int BN, int LINES>
 static __device__ __forceinline__ void sum_columns(const float sum[8], float *partial, float *total) {
     const int t = (int)threadIdx.x;
     barrier();
+    if (t < LINES * (BN / 8)) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) partial[t * 8 + i] = sum[i]; /* [threads / (BN / 8)][BN] */
+        for (int i = 0; i < 8; i++) partial[t * 8 + i] = sum[i]; /* [LINES][BN] */
+    }
     barrier();
     if (t < BN) {
         float s = 0;
-        for (int i = t; i < THREADS * 8; i += BN) s += partial[i];
+        for (int i = 0; i < LINES; i++) s += partial[i * BN + t];
         total[t] = s;
     }
     barrier();
 }
 
 template <typename T, int BN, int DATA>
-static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
-    enum { E = tile<T>::E, BK = tile<T>::BK, A_BYTES = BM * 64, STAGE = (BM + BN) * 64, CB = BN / E };
+static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::BLOCKS)) product(product_of<T> p) {
+    typedef tile<T, BN> W;
+    enum { E = W::E, BK = W::BK, APART = W::WORKERS / 4 };
     unsigned char *const shared = shared_memory();
     const int t = (int)threadIdx.x;
     const int tile_m = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
@@ -447,15 +456,15 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
     const int rows = p.images * rows_h * rows_w;
     const int slabs = (taps_y * taps_x * p.chunks + 3) / 4;
 
-    /* A thread fetches chunk t % 4 of a slab, for two rows of A (and, BY_ROW, of B): the tap and channel that the
+    /* A thread fetches chunk t % 4 of a slab, for some rows of A (and, BY_ROW, of B): the tap and channel that the
      * chunk means move on with the slabs. */
     const int q = t % 4;
     int tap_y = 0, tap_x = 0, c = q;
-    const T *image[2];
-    int at_y[2], at_x[2];
+    const T *image[W::FETCH_A];
+    int at_y[W::FETCH_A], at_x[W::FETCH_A];
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int m = tile_m * BM + t / 4 + i * 64;
+    for (int i = 0; i < W::FETCH_A; i++) {
+        const int m = tile_m * BM + t / 4 + i * APART;
         const int y = m / rows_w % rows_h;
         image[i] = p.source.at +
                    (size_t)(m / (rows_w * rows_h)) * (size_t)p.source_h * (size_t)p.source_w * (size_t)p.source.stride;
@@ -469,23 +478,23 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
         }
     };
     const auto fetch = [&](int slab) {
-        unsigned char *const a = shared + slab % STAGES * STAGE, *const b = a + A_BYTES;
+        unsigned char *const a = shared + slab % STAGES * W::STAGE, *const b = a + W::A_BYTES;
         if (slab < slabs) {
             settle();
             const int inside = tap_y < taps_y;
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < W::FETCH_A; i++) {
                 const int y = at_y[i] + sign * tap_y, x = at_x[i] + sign * tap_x;
                 const int ok = inside && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
                 const T *from =
                     ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)p.source.stride + c * E : p.source.at;
-                copy_async(chunk_at<4>(a, t / 4 + i * 64, q), from, ok ? 16 : 0);
+                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok ? 16 : 0);
             }
             if (DATA) {
                 const int tap = (first_y + apart * tap_y) * p.k + first_x + apart * tap_x;
 #pragma unroll
-                for (int i = 0; i < (BN + 63) / 64; i++) {
-                    const int n = t / 4 + i * 64;
+                for (int i = 0; i < W::FETCH_B; i++) {
+                    const int n = t / 4 + i * APART;
                     const int ok = inside && n0 + n < p.columns;
                     if (n < BN) {
                         const T *from =
@@ -498,12 +507,13 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
                 }
             } else {
 #pragma unroll
-                for (int i = 0; i < (BK * CB + THREADS - 1) / THREADS; i++) {
-                    const int row = (t + i * THREADS) / CB, chunk = (t + i * THREADS) % CB, k = slab * BK + row;
+                for (int i = 0; i < W::FETCH_B; i++) {
+                    const int row = (t + i * W::WORKERS) / W::B_CHUNKS, chunk = (t + i * W::WORKERS) % W::B_CHUNKS;
+                    const int k = slab * BK + row;
                     const int ok = k < p.k * p.k * p.in_stored && n0 + chunk * E < p.columns;
                     if (row < BK) {
                         const T *from = ok ? p.weight + (size_t)k * (size_t)p.out_stored + n0 + chunk * E : p.weight;
-                        copy_async(chunk_at<CB>(b, row, chunk), from, ok ? 16 : 0);
+                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from, ok ? 16 : 0);
                     }
                 }
             }
@@ -512,37 +522,36 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
         copy_commit(); /* an empty group too, so that they can be counted */
     };
 
-    float sums[WM / 16][BN / 16][4] = {};
+    W work = {};
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) fetch(s);
     for (int slab = 0; slab < slabs; slab++) {
         copy_wait<STAGES - 2>();
         barrier();
         fetch(slab + STAGES - 1);
-        unsigned char *const a = shared + slab % STAGES * STAGE;
-        multiply<BN, BY_ROW, DATA ? BY_ROW : BY_DEPTH>(sums, a, a + A_BYTES, p.weight);
+        unsigned char *const a = shared + slab % STAGES * W::STAGE;
+        multiply<BN, BY_ROW, DATA ? BY_ROW : BY_DEPTH>(work, a, a + W::A_BYTES);
     }
     copy_wait<0>();
     barrier();
 
     /* Out, through shared memory, so that a thread has eight channels of a pixel. */
-    typedef staging<BN> S;
     float *const out = (float *)shared;
     const int warp = t / 32, lane = t % 32;
 #pragma unroll
     for (int i = 0; i < WM / 16; i++) {
 #pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
-            const int row = warp % 4 * WM + i * 16 + lane / 4, column = warp / 4 * (BN / 2) + j * 8 + lane % 4 * 2;
-            *(float2 *)(out + row * S::LD + column) = make_float2(sums[i][j][0], sums[i][j][1]);
-            *(float2 *)(out + (row + 8) * S::LD + column) = make_float2(sums[i][j][2], sums[i][j][3]);
+        for (int j = 0; j < W::WN / 8; j++) {
+            const int row = warp % 4 * WM + i * 16 + lane / 4, column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
+            const float *const v = work.sums[i][j];
+            *(float2 *)(out + row * W::LD + column) = make_float2(v[0], v[1]);
+            *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(v[2], v[3]);
         }
     }
     barrier();
-    enum { GROUPS = BN / 8, LINES = THREADS / GROUPS };
-    const int column = t % GROUPS * 8, inside = n0 + column < p.columns;
+    const int column = t % W::GROUPS * 8, inside = n0 + column < p.columns && t < W::GROUPS * W::LINES;
     float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
-    for (int row = t / GROUPS; row < BM; row += LINES) {
+    for (int row = t / W::GROUPS; row < BM; row += W::LINES) {
         const int m = tile_m * BM + row;
         if (m >= rows || !inside) continue;
         size_t pixel = (size_t)m;
@@ -552,28 +561,28 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
                     (size_t)(x * apart + base_x);
         }
         float v[8], xg[8] = {};
-        load8(out + row * S::LD + column, v);
+        load8(out + row * W::LD + column, v);
         if (DATA) {
             finish_data(p.end, pixel, n0 + column, v, xg);
         } else {
             finish_forward(p.end, pixel, n0 + column, v);
-            store8(out + row * S::LD + column, v);
+            store8(out + row * W::LD + column, v);
         }
 #pragma unroll
         for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
     }
     if (p.end.partials == NULL) return;
-    float *const partial = (float *)(shared + S::TILE), *const total = partial + THREADS * 8;
+    float *const partial = (float *)(shared + W::OUT), *const total = partial + W::LINES * BN;
     float *const to =
         p.end.partials + ((size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m) * 2 * (size_t)p.columns + n0;
-    sum_columns<BN>(first, partial, total);
+    sum_columns<BN, W::LINES>(first, partial, total);
     if (t < BN && n0 + t < p.columns) to[t] = total[t];
     if (!DATA) { /* of the squares about this block's own mean */
         const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
-        for (int row = t / GROUPS; row < n; row += LINES) {
+        for (int row = t / W::GROUPS; row < n; row += W::LINES) {
             if (!inside) continue;
             float v[8];
-            load8(out + row * S::LD + column, v);
+            load8(out + row * W::LD + column, v);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const float d = v[i] - total[column + i] / (float)n;
@@ -581,7 +590,7 @@ static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
             }
         }
     }
-    sum_columns<BN>(second, partial, total);
+    sum_columns<BN, W::LINES>(second, partial, total);
     if (t < BN && n0 + t < p.columns) to[p.columns + t] = total[t];
 }
 
@@ -613,14 +622,10 @@ static __device__ __forceinline__ void add_chunk(const unsigned char *chunk, flo
 }
 
 template <typename T, int BN>
-static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_product_of<T> p) {
-    enum { E = tile<T>::E, BK = tile<T>::BK, CA = BM / E, CB = BN / E };
-    enum {
-        A_BYTES = BM * 64,
-        STAGE = (BM + BN) * 64,
-        A_LINES = THREADS / CA,
-        FETCHES = (BK * CB + THREADS - 1) / THREADS
-    };
+static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::BLOCKS))
+    weight_product(weight_product_of<T> p) {
+    typedef tile<T, BN> W;
+    enum { E = W::E, BK = W::BK, CA = W::A_CHUNKS, CB = W::B_CHUNKS, A_LINES = W::WORKERS / CA };
     unsigned char *const shared = shared_memory();
     const int t = (int)threadIdx.x;
     const int m0 = (int)blockIdx.x / p.tiles_n * BM, n0 = (int)blockIdx.x % p.tiles_n * BN;
@@ -631,10 +636,10 @@ static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_produ
     const int chunk = m0 / E + t % CA, tap = chunk / p.chunks, c = chunk % p.chunks;
     const int tap_y = tap / p.k - p.pad, tap_x = tap % p.k - p.pad;
     const auto fetch = [&](int slab) {
-        unsigned char *const a = shared + slab % STAGES * STAGE, *const b = a + A_BYTES;
+        unsigned char *const a = shared + slab % STAGES * W::STAGE, *const b = a + W::A_BYTES;
         if (slab < slabs) {
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < W::FETCH_A; i++) {
                 const int row = t / CA + i * A_LINES, pixel = begin + slab * BK + row;
                 const uint32_t line = divide((uint32_t)pixel, p.w), image = divide(line, p.h);
                 const int y = (int)(line - image * p.h.by) * p.stride + tap_y,
@@ -650,8 +655,8 @@ static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_produ
                 copy_async(chunk_at<CA>(a, row, t % CA), from, ok ? 16 : 0);
             }
 #pragma unroll
-            for (int i = 0; i < FETCHES; i++) {
-                const int row = (t + i * THREADS) / CB, column = t % CB;
+            for (int i = 0; i < W::FETCH_B; i++) {
+                const int row = (t + i * W::WORKERS) / CB, column = (t + i * W::WORKERS) % CB;
                 const int pixel = begin + slab * BK + row, ok = pixel < end && n0 + column * E < p.columns;
                 if (row < BK) {
                     const T *from = ok ? p.gradient.at + (size_t)pixel * (size_t)p.gradient.stride + n0 + column * E
@@ -663,20 +668,22 @@ static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_produ
         copy_commit();
     };
 
-    float sums[WM / 16][BN / 16][4] = {}, bias[E] = {};
+    W work = {};
+    float bias[8] = {};
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) fetch(s);
     for (int slab = 0; slab < slabs; slab++) {
         copy_wait<STAGES - 2>();
         barrier();
         fetch(slab + STAGES - 1);
-        unsigned char *const a = shared + slab % STAGES * STAGE;
-        multiply<BN, BY_DEPTH, BY_DEPTH>(sums, a, a + A_BYTES, p.source.at);
-        if (p.bias && m0 == 0) { /* what this thread has fetched of the gradient */
+        unsigned char *const a = shared + slab % STAGES * W::STAGE;
+        multiply<BN, BY_DEPTH, BY_DEPTH>(work, a, a + W::A_BYTES);
+        if (p.bias && m0 == 0 && t < W::GROUPS * W::LINES) { /* columns of eight, every LINES-th row */
+            for (int row = t / W::GROUPS; row < BK; row += W::LINES) {
 #pragma unroll
-            for (int i = 0; i < FETCHES; i++) {
-                const int row = (t + i * THREADS) / CB;
-                if (row < BK) add_chunk(chunk_at<CB>(a + A_BYTES, row, t % CB), bias, p.source.at);
+                for (int i = 0; i < 8 / E; i++)
+                    add_chunk(chunk_at<CB>(a + W::A_BYTES, row, t % W::GROUPS * (8 / E) + i), bias + i * E,
+                              p.source.at);
             }
         }
     }
@@ -687,29 +694,22 @@ static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_produ
 #pragma unroll
     for (int i = 0; i < WM / 16; i++) {
 #pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
-            const int column = n0 + warp / 4 * (BN / 2) + j * 8 + lane % 4 * 2;
+        for (int j = 0; j < W::WN / 8; j++) {
+            const int column = n0 + warp / 4 * W::WN + j * 8 + lane % 4 * 2;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int row = m0 + warp % 4 * WM + i * 16 + half * 8 + lane / 4;
                 if (row < p.rows && column < p.columns) {
                     *(float2 *)(to + (size_t)row * (size_t)p.columns + column) =
-                        make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+                        make_float2(work.sums[i][j][2 * half], work.sums[i][j][2 * half + 1]);
                 }
             }
         }
     }
     if (!p.bias || m0 > 0) return;
-    float *const partial = (float *)shared; /* [threads / CB][BN] */
-    barrier();
-#pragma unroll
-    for (int i = 0; i < E; i++) partial[t * E + i] = bias[i];
-    barrier();
-    if (t < BN && n0 + t < p.columns) {
-        float s = 0;
-        for (int i = t; i < THREADS * E; i += BN) s += partial[i];
-        to[(size_t)p.rows * (size_t)p.columns + (size_t)(n0 + t)] = s;
-    }
+    float *const partial = (float *)shared, *const total = partial + W::LINES * BN;
+    sum_columns<BN, W::LINES>(bias, partial, total);
+    if (t < BN && n0 + t < p.columns) to[(size_t)p.rows * (size_t)p.columns + (size_t)(n0 + t)] = total[t];
 }
 
 /* weight[i] = sum over blocks of partials; the row behind them is the bias's. */
@@ -739,7 +739,7 @@ static __global__ void __launch_bounds__(THREADS) bias_gradient(view<T> gradient
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += v[i];
     }
-    sum_columns<64>(sum, partial, partial + THREADS * 8);
+    sum_columns<64, THREADS / 8>(sum, partial, partial + THREADS * 8);
     if (t < 64 && (int)blockIdx.x * 64 + t < columns) bias[blockIdx.x * 64 + t] = partial[THREADS * 8 + t];
 }
 

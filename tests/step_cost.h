@@ -34,10 +34,14 @@ static double real_of(const struct map *m) { return (double)m->parts * m->width;
 
 /* The tile widths of layers.cu. */
 static int tile_columns(int columns) {
-    int best = 128, least = 1 << 30;
-    for (int bn = 128; bn >= 32; bn /= 2) {
-        const int c = (columns + bn - 1) / bn * (bn + 32);
-        if (c < least) best = bn, least = c;
+    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    int best = 0, least = 1 << 30;
+    for (int i = 0; i < 6; i++) {
+        const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
+        if (cost < least) {
+            best = widths[i];
+            least = cost;
+        }
     }
     return best;
 }
