@@ -96,6 +96,11 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
 
+# A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
+.PHONY: slurm
+slurm: $(BIN)
+	@sh tests/slurm ./$(BIN)
+
 # Against hyperopt and Keras, which it installs into .venv.
 .PHONY: conformance
 conformance: $(BIN) $(BUILD)/tests/tpe_probe
