@@ -96,6 +96,11 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
 
+# A search among faults, in minutes; as root it also mounts small file systems.
+.PHONY: faults
+faults: $(BIN) $(BUILD)/tests/flip_log
+	@BUILD=$(BUILD) bash tests/faults ./$(BIN)
+
 # A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
 .PHONY: slurm
 slurm: $(BIN)
