@@ -101,6 +101,12 @@ fuzz:
 faults: $(BIN) $(BUILD)/tests/flip_log
 	@BUILD=$(BUILD) bash tests/faults ./$(BIN)
 
+# What has threads, and workers beside each other, under ThreadSanitizer.
+.PHONY: tsan
+tsan:
+	$(MAKE) BUILD=build/tsan BIN=build/tsan/parzen OPT="-O1 -g -fsanitize=thread" build/tsan/parzen
+	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 bash tests/faults build/tsan/parzen threads workers stopped
+
 # A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
 .PHONY: slurm
 slurm: $(BIN)

@@ -21,13 +21,17 @@ def read(folder):
 
 
 def main():
+    for folder in sys.argv[1:3]:
+        if not os.path.isdir(folder):
+            print('%s: is not there' % folder)
+            return 1
     a_folder, b_folder, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
     a, b = read(a_folder), read(b_folder)
     wrong = []
     for folder, trials in ((a_folder, a), (b_folder, b)):
         if len(trials) != n:
             wrong.append('%s: %d result files, not %d' % (folder, len(trials), n))
-        left = [f for f in os.listdir(folder) if f.endswith('.state') or '.tmp' in f]
+        left = [f for f in os.listdir(folder) if f.endswith('.state')]
         if left:
             wrong.append('%s: left behind: %s' % (folder, ' '.join(left)))
     for name in sorted(set(a) ^ set(b)):
