@@ -1,6 +1,6 @@
 /* flip_log.c - flips every bit of a log in turn and reads it: the flip must be seen (or the log refused), every trial
  * whose record ends before it kept, and none be there that was not. Also cuts the log at every byte. For logs that
- * searches have left (tests/faults). Usage: flip_log FILE; prints "N bits, N wrong". */
+ * searches have left (tests/faults). Usage: flip_log FILE; prints "N trials, N bits, N wrong". */
 #include <stdio.h>
 #include <string.h>
 
@@ -58,10 +58,9 @@ int main(int argc, char **argv) {
     uint8_t *bytes = mem_alloc(n);
     if (bytes == NULL) return 1;
     memcpy(bytes, text, n);
-    /* What the first trial's record says of the number of its values: their 8 bytes each are at its end. */
-    struct space *space;
-    if (space_parse(&space, log_get_header(whole)->space, strlen(log_get_header(whole)->space), "the log's space", &e) !=
-        OK) {
+    struct space *space; /* a trial has as many values as its space has parameters */
+    const char *space_text = log_get_header(whole)->space;
+    if (space_parse(&space, space_text, strlen(space_text), "the log's space", &e) != OK) {
         fprintf(stderr, "flip_log: %s\n", e.text);
         return 2;
     }
