@@ -7,25 +7,28 @@ float64, from the same weights on the same batches of 8 images, without flips an
 
   layers      every layer's output on the first batch                  largest difference / largest output
   losses      loss, fine and coarse loss of the first step             relative
+  accuracies  of the first step and of the evaluation                  outside what ties allow (see below)
   gradients   of every parameter, first step, without L2               norm of the difference / norm
   update      weights after the first step against the rule of Keras   norm of the difference / norm of the change
-              2.0.6 applied, in double, to parzen's own gradient
+              2.0.6 applied, in double, to parzen's own gradient    (less the weights' own rounding)
   moving      moving averages after the first step                     largest difference / largest
   evaluation  losses and layers through the moving averages, Keras     as layers and losses
               having parzen's weights of after the last step
-  weights 1, weights 20   weights and averages after that many steps   norm of the difference / norm of the change
+  weights 1, weights 20   all kernels after that many steps, and all   norm of the difference / norm of the change
+              other parameters, and the moving averages
   losses 20   the losses of all steps                                  relative
 
 The float64 run is the truth. parzen's deviation from it must be below the tolerance of its quantity (TOLERANCE), or
-below FACTOR times the largest that Keras in float32 itself has in that quantity of that configuration: what rounding
+below FACTOR times the deviation that is usual (the median over the quantity) for Keras itself in float32: what rounding
 alone does there. Two things make rounding large. Where an activation or a maximum has a kink (relu, max, inception),
 a rounded value may fall on its other side, and a whole element of a gradient changes: the tolerance is KINKED. And all
 three rules divide the gradient by its own size: the sign of a gradient that is nearly 0 decides about a full step, so
 weights drift apart; hence `update`, which is free of that.
 
 Gradients that are 0 (a bias in front of a normalisation, the beta of the first of two) are compared with the largest
-gradient of the network, and their weights with the learning rate. Accuracies: sigmoids saturate, so that classes tie
-in float32 which do not in float64; parzen's must lie between the accuracies with all near ties lost and all won."""
+gradient of the network. Keras gives rounding noise there, which its rules blow up to full steps in float32 and which no
+output feels. Accuracies: sigmoids saturate, so that classes tie in float32 which do not in float64; parzen's must lie
+between the accuracies with all near ties lost and all won."""
 import argparse
 import collections
 import glob
@@ -42,12 +45,12 @@ import keras_seed as ks
 
 BATCH, STEPS, IMAGES, JUDGED = 8, 20, 24, 12
 FACTOR = 4
-TOLERANCE = {"layers": 1e-5, "losses": 1e-6, "gradients": 2e-5, "update": 1e-4, "moving": 1e-5, "evaluation": 1e-5,
-             "weights 1": 1e-2, "weights 20": 5e-2, "losses 20": 1e-3}
-KINKED = {"gradients": 2e-2, "weights 1": 2e-1, "weights 20": 4e-1, "losses 20": 2e-2}
-NEAR = 1e-6  # of two sigmoids: a near tie
+TOLERANCE = {"layers": 1e-5, "losses": 1e-6, "accuracies": 1e-6, "gradients": 2e-4, "update": 1e-4, "moving": 1e-6,
+             "evaluation": 1e-5, "weights 1": 5e-2, "weights 20": 5e-2, "losses 20": 1e-3}
+KINKED = {"gradients": 2e-2, "weights 1": 1e-1, "weights 20": 1e-1, "losses 20": 2e-2}
 
-BASE = {"lr_rate_mult": 1.0, "l2_weight_reg_mult": 1.0, "batch_size": 8, "coarse_labels_weight": 0.2,
+# A low learning rate, so that 20 steps stay comparable; the published ones have their own.
+BASE = {"lr_rate_mult": 0.3, "l2_weight_reg_mult": 1.0, "batch_size": 8, "coarse_labels_weight": 0.2,
         "conv_dropout_drop_proba": 0.175, "fc_dropout_drop_proba": 0.3, "nb_conv_pool_layers": 2, "residual": None,
         "fc_units_1_mult": 0.55, "one_more_fc": None}
 COLUMNS = ("pooling_type conv_kernel_size first_conv residual res_conv_kernel_size conv_pool_res_start_idx use_BN "
@@ -67,6 +70,7 @@ TABLE = [dict(zip(COLUMNS, row)) for row in (
     ("inception", 4, None, 1, 4, 0, False, 0.6, 0.55, "elu", "RMSprop"))]
 TABLE[0]["nb_conv_pool_layers"] = 3
 TABLE[8]["nb_conv_pool_layers"] = 3
+TABLE[1]["lr_rate_mult"] = 0.05
 # Two of the original's published results: its best, and its best but two.
 PUBLISHED = {
     "model_0.676100_6066e": {
@@ -148,8 +152,18 @@ def norm(x):
     return float(np.linalg.norm(np.asarray(x, "float64").ravel()))
 
 
-def deviations(x, truth, weights, space):
-    """{quantity: {name: deviation}} of a run from the truth: all but `update`."""
+def is_zero(gradient, scale):
+    return norm(gradient) < 1e-9 * scale * math.sqrt(gradient.size)
+
+
+def group_of(name):
+    what = name.rsplit(".", 1)[1]
+    return {"kernel": "kernels", "moving_mean": "moving means", "moving_variance": "moving variances"}.get(
+        what, "biases, gammas and betas")
+
+
+def deviations(x, truth, weights):
+    """{quantity: {name: deviation}} of a run from the truth: all but `update` and `accuracies`."""
     out = collections.defaultdict(dict)
     for phase, quantity in (("train.", "layers"), ("judge.", "evaluation")):
         for name, y in part(truth, phase).items():
@@ -163,17 +177,31 @@ def deviations(x, truth, weights, space):
     gradients = part(truth, "gradient.")
     scale = max(np.abs(g).max() for g in gradients.values())
     for name, g in gradients.items():
-        zero = norm(g) < 1e-9 * scale * math.sqrt(g.size)
-        of = scale * math.sqrt(g.size) if zero else norm(g)
+        of = scale * math.sqrt(g.size) if is_zero(g, scale) else norm(g)
         out["gradients"][name] = norm(x["gradient." + name] - g) / of
-    lr = 0.001 * space["lr_rate_mult"]
+
+    for name, w in part(truth, "first.").items():
+        if ".moving_" in name:
+            out["moving"][name] = largest(x["first." + name], w)
     for phase, quantity in (("first.", "weights 1"), ("last.", "weights 20")):
+        differences, changes = collections.defaultdict(list), collections.defaultdict(list)
         for name, w in part(truth, phase).items():
-            if ".moving_" in name and phase == "first.":
-                out["moving"][name] = largest(x[phase + name], w)
-            else:
-                change = max(norm(w - weights[name]), lr * math.sqrt(w.size))
-                out[quantity][name] = norm(x[phase + name] - w) / change
+            if name not in gradients or not is_zero(gradients[name], scale):
+                differences[group_of(name)].append(norm(x[phase + name] - w))
+                changes[group_of(name)].append(norm(w - weights[name]))
+        for group in differences:
+            out[quantity][group] = norm(differences[group]) / norm(changes[group])
+    return out
+
+
+def accuracy_deviations(ours, truth):
+    """How far parzen's accuracies lie outside the bounds that near ties leave."""
+    out = {}
+    for name, x, bounds in (("training", ours["metrics"][0], truth["metrics"][0]),
+                            ("evaluation", ours["judge.metrics"], truth["judge.metrics"])):
+        for i, head in enumerate(("fine", "coarse")):
+            lost, won = bounds[len(ks.METRICS) + 2 * i:][:2]
+            out[f"{name} {head}"] = max(lost - x[3 + i], x[3 + i] - won, 0)
     return out
 
 
@@ -190,7 +218,8 @@ def update_deviations(x, weights, space):
     for name, variable in zip(names, variables):
         change = norm(variable.numpy() - weights[name])
         least = 1e-3 * optimiser.lr * math.sqrt(weights[name].size)
-        out[name] = norm(x["first." + name] - variable.numpy()) / max(change, least)
+        rounding = 2.0 ** -24 * norm(variable.numpy())
+        out[name] = max(norm(x["first." + name] - variable.numpy()) - rounding, 0) / max(change, least)
     return out
 
 
@@ -217,7 +246,8 @@ def main():
         net64 = ks.SeedNet(space, "float64", dropout=False)
         truth = run_keras(net64, batches, weights, last)
 
-        found, own = deviations(ours, truth, weights, space), deviations(keras32, truth, weights, space)
+        found, own = deviations(ours, truth, weights), deviations(keras32, truth, weights)
+        found["accuracies"] = own["accuracies"] = accuracy_deviations(ours, truth)
         found["update"] = update_deviations(ours, weights, space)
         own["update"] = update_deviations(keras32, weights, space)
         kinked = space["activation"] == "relu" or space["pooling_type"] in ("max", "inception")
@@ -228,12 +258,13 @@ def main():
                 continue
             if kinked:
                 tolerance = KINKED.get(quantity, tolerance)
-            rounding = max(own[quantity].values())
+            rounding = 0.0 if quantity == "accuracies" else float(np.median(list(own[quantity].values())))
             allowed = max(tolerance, FACTOR * rounding)
             bad = {k: v for k, v in found[quantity].items() if not v <= allowed}
             at = max(found[quantity], key=found[quantity].get)
-            print(f"    {quantity:11} {found[quantity][at]:.1e} ({at}), Keras in float32 {rounding:.1e}")
-            if found[quantity][at] > worst[quantity][0]:
+            print(f"    {quantity:11} {found[quantity][at]:.1e} ({at}), Keras in float32: median {rounding:.1e}, "
+                  f"largest {max(own[quantity].values()):.1e}")
+            if found[quantity][at] >= worst[quantity][0]:
                 worst[quantity] = (found[quantity][at], rounding, f"{number + 1}, {at}")
             passed += len(found[quantity]) - len(bad)
             failed += len(bad)
@@ -243,7 +274,7 @@ def main():
 
     print("largest deviations:")
     for quantity, (deviation, rounding, where) in worst.items():
-        print(f"    {quantity:11} {deviation:.1e}  Keras in float32 there {rounding:.1e}  ({where})")
+        print(f"    {quantity:11} {deviation:.1e}  Keras in float32 there: median {rounding:.1e}  ({where})")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

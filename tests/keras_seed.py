@@ -24,6 +24,7 @@ from tf_keras import layers
 
 FINE, COARSE = 100, 20
 LOGITS_AT = 104  # parzen's logits: the coarse head's columns stand behind the fine head's, rounded up to 8
+NEAR = 1e-5  # two sigmoids that differ by less may tie in float32
 METRICS = ("loss", "fine loss", "coarse loss", "fine accuracy", "coarse accuracy")
 
 
@@ -205,18 +206,22 @@ class SeedNet:
     # ---- a step ----
 
     def losses(self, x, fine, coarse, training):
-        """The five numbers of METRICS, the part of the loss without L2, its L2 part, and every layer's output."""
+        """The five numbers of METRICS and, for each head, its accuracy with near ties lost and won; the part of the
+        loss without L2; its L2 part; every layer's output."""
         heads, outputs = self.model(x, training=training)
-        numbers = []
+        numbers, bounds = [], []
         for p, labels, classes in ((heads[0], fine, FINE), (heads[1], coarse, COARSE)):
             # Later Kerases remember a sigmoid's logits and would take their softmax; 2.0.6 normalises p. The identity
             # makes them forget.
             loss = keras.losses.categorical_crossentropy(tf.one_hot(labels, classes, dtype=self.dtype), tf.identity(p))
             hits = tf.cast(tf.argmax(p, axis=1) == labels, self.dtype)
             numbers += [tf.reduce_mean(loss), tf.reduce_mean(hits)]
+            mine = tf.one_hot(labels, classes, dtype=self.dtype)
+            lead = tf.reduce_sum(p * mine, axis=1) - tf.reduce_max(p - 2 * mine, axis=1)
+            bounds += [tf.reduce_mean(tf.cast(lead > margin, self.dtype)) for margin in (NEAR, -NEAR)]
         data = numbers[0] + tf.cast(self.space["coarse_labels_weight"], self.dtype) * numbers[2]
         l2 = tf.add_n(self.model.losses)
-        return [data + l2, numbers[0], numbers[2], numbers[1], numbers[3]], data, l2, outputs
+        return [data + l2, numbers[0], numbers[2], numbers[1], numbers[3]] + bounds, data, l2, outputs
 
     def graph_step(self, x, fine, coarse, scalars):
         variables = [self.variables[name] for name in self.trainable]
@@ -244,11 +249,11 @@ class SeedNet:
 
     def judge(self, images, batch):
         """The metrics over all the images, through the moving averages, and the layers' outputs on the last batch."""
-        total, n = np.zeros(len(METRICS)), len(images["images"])
+        total, n = 0, len(images["images"])
         for first in range(0, n, batch):
             rows = np.arange(first, min(first + batch, n))
             metrics, outputs = self.compiled_judge(*self.inputs(images, rows))
-            total += [float(m) * len(rows) / n for m in metrics]
+            total += np.array([float(m) for m in metrics]) * len(rows) / n
         return total, outputs
 
 
