@@ -197,6 +197,8 @@ class SeedNet:
         return out
 
     def load(self, weights):
+        """Sets the weights, and the optimiser to its start."""
+        self.optimiser.reset()
         for name, variable in self.variables.items():
             variable.assign(weights[name])
 
@@ -269,8 +271,15 @@ class Optimiser:
     moments = 2
 
     def __init__(self, lr, variables):
-        self.lr, self.t, self.variables = lr, 0, variables
+        self.lr, self.variables = lr, variables
         self.slots = [[tf.Variable(tf.zeros_like(v), trainable=False) for v in variables] for _ in range(self.moments)]
+        self.reset()
+
+    def reset(self):
+        self.t = 0
+        self.schedule = 1.0  # Nadam's product of all mu so far
+        for slot in sum(self.slots, []):
+            slot.assign(tf.zeros_like(slot))
 
     def update(self, gradients, scalars):
         for i, (w, g) in enumerate(zip(self.variables, gradients)):
@@ -305,10 +314,6 @@ class RMSprop(Optimiser):
 
 
 class Nadam(Optimiser):
-    def __init__(self, lr, variables):
-        super().__init__(lr, variables)
-        self.schedule = 1.0  # the product of all mu so far
-
     def scalars(self):
         self.t += 1
         mu, following = (0.9 * (1 - 0.5 * 0.96 ** (0.004 * t)) for t in (self.t, self.t + 1))

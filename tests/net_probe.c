@@ -12,6 +12,8 @@
  *   "train.LAYER" [images][h][w][c]  each layer's output on the first row
  *   "gradient.TENSOR"                of the first step: of the losses, without the L2 part
  *   "first.TENSOR", "last.TENSOR"    the weights and moving averages after the first and after the last step
+ *   "before.TENSOR", "before.m.TENSOR", "before.v.TENSOR"   weights and moments (m not of RMSprop) before the last step
+ *   "last.gradient.TENSOR", "last.m.TENSOR", "last.v.TENSOR"   the last step's gradient, and the moments after it
  *   "metrics" [rows][5]              loss, fine loss, coarse loss, fine and coarse accuracy of each step
  *   "judge.metrics" [5], "judge.LAYER"   after the last step, through the moving averages (LAYER: of the last batch)
  * OUT of learn: "metrics" [rows][5] and "judge.metrics" [rows][5]. */
@@ -145,7 +147,7 @@ static void add_tensors(struct output *out, struct net *net, const char *prefix,
     struct error e = {0};
     for (int i = 0; i < net_n_tensors(net); i++) {
         const struct net_tensor t = net_get_tensor(net, i);
-        if (kind == NET_GRADIENT && t.moving) continue;
+        if (kind != NET_VALUE && t.moving) continue;
         if (net_read_tensor(net, i, kind, add_tensor(out, prefix, t.name, t.dims, t.shape), &e)) die(e.text);
     }
 }
@@ -173,13 +175,23 @@ static struct device *open_device(const char *threads) {
     return d;
 }
 
-/* A training step for each row of the order; of the first, everything. */
-static void compare(struct net *net, struct output *out, const struct tensor *order, const uint32_t *rows, int last) {
+static void add_moments(struct output *out, struct net *net, const char *m, const char *v, enum optimiser kind) {
+    if (kind != OPT_RMSPROP) add_tensors(out, net, m, NET_FIRST_MOMENT);
+    add_tensors(out, net, v, NET_SECOND_MOMENT);
+}
+
+/* A training step for each row of the order; of the first, everything. judged: images in the last judged batch. */
+static void compare(struct net *net, struct output *out, const struct tensor *order, const uint32_t *rows,
+                    enum optimiser kind, int judged) {
     const int n_rows = order->shape[0], images = order->shape[1], shape[4] = {n_rows, METRICS}, one[4] = {METRICS};
     float *metrics = add_tensor(out, "", "metrics", 2, shape);
     struct net_metrics m;
     struct error e = {0};
     for (int i = 0; i < n_rows; i++) {
+        if (i == n_rows - 1) {
+            add_tensors(out, net, "before.", NET_VALUE);
+            add_moments(out, net, "before.m.", "before.v.", kind);
+        }
         if (net_train_step(net, rows + (size_t)i * (size_t)images, images, &m, &e)) die(e.text);
         put_metrics(metrics + i * METRICS, &m, 1);
         if (i > 0) continue;
@@ -188,9 +200,11 @@ static void compare(struct net *net, struct output *out, const struct tensor *or
         add_tensors(out, net, "first.", NET_VALUE);
     }
     add_tensors(out, net, "last.", NET_VALUE);
+    add_tensors(out, net, "last.gradient.", NET_GRADIENT);
+    add_moments(out, net, "last.m.", "last.v.", kind);
     if (net_judge(net, &m, NULL, NULL, &e)) die(e.text);
     put_metrics(add_tensor(out, "", "judge.metrics", 1, one), &m, 1);
-    add_layers(out, net, "judge.", 0, last);
+    add_layers(out, net, "judge.", 0, judged);
 }
 
 /* An epoch for each row of the order. Its steps are net_train_step's, which takes a given order. */
@@ -233,7 +247,7 @@ static void run(int learning, char **argv) {
     if (learning) {
         learn(net, &out, order, rows, config.batch_size);
     } else {
-        compare(net, &out, order, rows, (judge.n - 1) % config.batch_size + 1);
+        compare(net, &out, order, rows, config.optimizer, (judge.n - 1) % config.batch_size + 1);
     }
     write_output(&out, argv[3]);
     net_free(net);
