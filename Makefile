@@ -171,7 +171,7 @@ slurm: $(BIN)
 
 # Against hyperopt and Keras, which it installs into .venv.
 .PHONY: conformance
-conformance: $(BIN) $(BUILD)/tests/tpe_probe
+conformance: $(BIN) $(BUILD)/tests/tpe_probe $(BUILD)/tests/net_probe
 	@BUILD=$(BUILD) BIN=$(BIN) sh tests/conformance
 
 # invalidFunctionArg: the log of a mass that may be 0 is -inf on purpose.
