@@ -1,6 +1,6 @@
 # parzen: `make` builds one binary; `make demo` runs a search with it; `make test` tests it. GNU make, gcc or clang.
 CC ?= cc
-NVCC ?= nvcc
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc),nvcc)
 # Warnings are errors with WERROR=1 (as .ci/run does), and only warnings for users.
 WERROR ?= 0
 OPT ?= -O2 -g
@@ -32,10 +32,17 @@ CUDA ?= 1
 endif
 endif
 ifeq ($(CUDA),1)
-ARCH ?= all-major
+# One image for each compute capability, and PTX of the last for those to come.
+ARCH ?= 80 86 89 90 100 120
+ifeq ($(ARCH),native)
+GENCODE = -arch=native
+else
+GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+          -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
+endif
 OBJECTS += $(BUILD)/layers_cuda.o
 ALL_CFLAGS += -DPARZEN_CUDA
-LDLIBS += -L$(dir $(shell command -v $(NVCC)))../lib64 -lcudart_static -ldl -lrt -lpthread -lstdc++
+LDLIBS += -L$(dir $(shell command -v $(NVCC)))../lib64 -lcudart_static -ldl -lrt -lpthread -static-libgcc -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
 endif
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
@@ -53,7 +60,7 @@ $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
 
 $(BUILD)/layers_cuda.o: layers.cu layers.h base.h philox.h | $(BUILD)
-	$(NVCC) -O3 -std=c++17 -arch=$(ARCH) -Xcompiler -Wall -c -o $@ $<
+	$(NVCC) -O3 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
 
 define isa_rule
 $(BUILD)/layers_cpu_$(1).o: layers_cpu.c | $(BUILD)

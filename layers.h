@@ -252,9 +252,10 @@ struct tally {
 struct parameters {
     size_t n, n_decayed, n_moving;
     float *value, *gradient, *first_moment, *second_moment, *moving;
-    void *shadow; /* a device's own copy of the kernels in its storage type; NULL on the CPU */
 };
 
+/* A device may keep what it has made of a program (a recorded step): once run, the program, and what its pointers
+ * lead to on the host, must stay as it is until memory is released on that device. */
 struct program {
     int n_ops;
     struct op *ops;
