@@ -59,7 +59,7 @@ endif
 $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
 
-$(BUILD)/layers_cuda.o: layers.cu layers.h base.h philox.h | $(BUILD)
+$(BUILD)/layers_cuda.o: layers.cu layers_kernels.cuh layers.h base.h philox.h | $(BUILD)
 	$(NVCC) -O3 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
 
 define isa_rule
@@ -89,6 +89,16 @@ test: $(BIN) $(TESTS:%=$(BUILD)/tests/%) $(BUILD)/tests/golden_tpe
 demo: $(BIN)
 	@BIN=./$(BIN) sh tests/demo
 
+# A training step of five configurations, measured: on the GPU where there is one. BENCH="--ops" adds each operation.
+BENCH ?=
+.PHONY: bench account
+bench: $(BUILD)/tests/bench
+	@BUILD=$(BUILD) sh tests/bench_run $(BENCH)
+
+# What a step must move and multiply, and what the kernels do, for an H200: needs no GPU.
+account: $(BUILD)/tests/bench
+	@$< --device none tests/configurations/*.json
+
 cifar100:
 	@sh tests/cifar100
 
@@ -113,7 +123,7 @@ lint:
 	cppcheck --quiet --std=c11 --suppress=invalidFunctionArg --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
 
 format:
-	clang-format -i *.c *.h tests/*.c tests/*.h
+	clang-format -i *.c *.h *.cu *.cuh tests/*.c tests/*.h
 
 clean:
 	rm -rf build parzen tests/golden_tpe

@@ -37,6 +37,20 @@ static int cpu_run(struct device *d, const struct program *p, int n, struct erro
     return c->run(&c->cpu, p, n, e);
 }
 
+static int cpu_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
+    struct device_cpu *c = (struct device_cpu *)d;
+    for (int i = 0; i < p->n_ops; i++) {
+        struct program one = *p;
+        const double start = clock_seconds();
+        one.n_ops = 1;
+        one.ops = p->ops + i;
+        const int failed = c->run(&c->cpu, &one, n, e);
+        if (failed) return failed;
+        seconds[i] = clock_seconds() - start;
+    }
+    return OK;
+}
+
 static int cpu_wait(struct device *d, struct error *e) {
     (void)d;
     (void)e;
@@ -97,6 +111,7 @@ int device_cpu(struct device **out, int threads, const char *isa, struct error *
                                 .read = cpu_copy,
                                 .run = cpu_run,
                                 .wait = cpu_wait,
+                                .profile = cpu_profile,
                                 .close = cpu_close};
     const int n = threads_count(c->cpu.threads);
     snprintf(c->device.about, sizeof c->device.about, "CPU, %d thread%s, %s", n, n == 1 ? "" : "s", isas[i].about);

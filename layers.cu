@@ -1,1339 +1,13 @@
-/* layers.cu - the operations of layers.h on CUDA, hand-written; cuBLAS for the dense layers and nothing else.
- *
- * Kernels are templates over what a map is stored as: bf16 (sums in fp32, master weights in fp32, a bf16 copy of the
- * kernels, the *shadow*, made by the optimiser in passing) or float (`--precision fp32`, for checking). A thread's
- * unit of work is eight channels of a pixel: LAYERS_ALIGN channels, 16 bytes of bf16, one Philox call.
- *
- * A convolution is a product of matrices that are never built (implicit GEMM): *product* makes the output or the data
- * gradient, one row for each pixel; *weight_product* makes the weight gradient, summed over pixels, which are split
- * among blocks and added up in a fixed order. Both keep four stages of tiles in shared memory, fetched ahead with
- * cp.async, swizzled so that ldmatrix meets no bank twice, and multiply with mma.sync (sm_80 and later). What rides
- * along (bias, activation, dropout, residual sum, statistics) is done by *finish* on the tile's way out.
+/* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh; cuBLAS for
+ * the dense layers and nothing else.
  *
  * A program (a step) is captured once into a CUDA graph for each batch size, and from then on launched whole. What an
- * operation needs besides its maps is one block of scratch, sized before the capture by a dry run of the same code.
+ * operation needs besides its maps is one block of scratch, sized before the capture by a dry run of the same code. An
+ * operation that only finishes the one before (a normalisation's numbers from the sums) is taken along by its kernel.
  *
- * This text also compiles as C++ against tests/cuda_host.h, which runs it without a GPU: so every launch goes through
- * LAUNCH, all shared memory is dynamic, and the device's instructions have the small names below.
- *
- * Invariant: no atomics; every sum's shape follows from the shapes and the GPU's number of multiprocessors alone. */
-#ifdef CUDA_HOST
-#include "tests/cuda_host.h"
-#else
-#include <cuda_runtime.h>
-#include <dlfcn.h>
-#endif
-
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-extern "C" {
-#include "layers.h"
-}
-#define PHILOX_FUNCTION static __device__ __forceinline__
-#include "philox.h"
-
-/* ============================================= the device's instructions ========================================== */
-
-#ifndef CUDA_HOST
-#define LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
-
-static __device__ __forceinline__ unsigned char *shared_memory() {
-    extern __shared__ __align__(128) unsigned char shared_block[];
-    return shared_block;
-}
-static __device__ __forceinline__ void barrier() { __syncthreads(); }
-template <typename V>
-static __device__ __forceinline__ V shuffle_xor(V v, int mask) {
-    return __shfl_xor_sync(0xffffffffu, v, mask);
-}
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-/* Four 8 x 8 matrices of 16 bits: lane l names row l % 8 of matrix l / 8, 16 bytes. */
-static __device__ __forceinline__ void load_matrix4(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row)));
-}
-static __device__ __forceinline__ void load_matrix4_transposed(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row)));
-}
-/* d[16 x 8] += a[16 x 16] b[16 x 8], bf16 to fp32. */
-static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-/* 16 bytes from global to shared memory, on their own; with bytes 0, zeros. Through the first-level cache: taps
- * overlap. */
-static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-                 : "memory");
-}
-static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N>
-static __device__ __forceinline__ void copy_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-    uint32_t r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-#endif
-
-struct bf16 {
-    uint16_t bits;
-};
-
-static __device__ __forceinline__ float bits_float(uint32_t bits) {
-#ifdef __CUDA_ARCH__
-    return __uint_as_float(bits);
-#else
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-#endif
-}
-
-/* Eight channels, 16-byte aligned. store8 leaves in v what a later load8 will give. */
-static __device__ __forceinline__ void load8(const float *p, float v[8]) {
-    const float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-static __device__ __forceinline__ void load8(const bf16 *p, float v[8]) {
-    const uint4 u = *(const uint4 *)p;
-    const uint32_t w[4] = {u.x, u.y, u.z, u.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[2 * i] = bits_float(w[i] << 16);
-        v[2 * i + 1] = bits_float(w[i] & 0xffff0000u);
-    }
-}
-static __device__ __forceinline__ void store8(float *p, float v[8]) {
-    ((float4 *)p)[0] = make_float4(v[0], v[1], v[2], v[3]);
-    ((float4 *)p)[1] = make_float4(v[4], v[5], v[6], v[7]);
-}
-static __device__ __forceinline__ void store8(bf16 *p, float v[8]) {
-    uint32_t w[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        w[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
-        v[2 * i] = bits_float(w[i] << 16);
-        v[2 * i + 1] = bits_float(w[i] & 0xffff0000u);
-    }
-    *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
-}
-
-/* ================================================= small functions ================================================ */
-
-enum { THREADS = 256 };
-
-/* A map as kernels see it; at NULL: there is none. */
-template <typename T>
-struct view {
-    T *at;
-    int stride;
-};
-template <typename T>
-static view<T> view_of(const struct map *m) {
-    view<T> v = {(T *)m->at, m->stride};
-    return v;
-}
-template <typename T>
-static __device__ __forceinline__ T *pixel(const view<T> &m, size_t p, int c) {
-    return m.at + p * (size_t)m.stride + c;
-}
-
-static __device__ __forceinline__ void activate8(int act, float v[8]) {
-    if (act == ACT_RELU) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = v[i] < 0 ? 0.0f : v[i]; /* this way round NaN stays NaN */
-    } else if (act == ACT_ELU) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = v[i] > 0 ? v[i] : expm1f(v[i]);
-    }
-}
-
-/* v *= act'(x) from the activation's output, y * scale. */
-static __device__ __forceinline__ void activate_back8(int act, float v[8], const float y[8], float scale) {
-    if (act == ACT_RELU) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = y[i] > 0 ? v[i] : 0.0f;
-    } else if (act == ACT_ELU) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] *= y[i] > 0 ? 1.0f : y[i] * scale + 1.0f;
-    }
-}
-
-/* Dropout of eight channels, the first of which is element e of its map (see struct drop). */
-static __device__ __forceinline__ void drop8(const struct drop &d, const struct step *s, size_t e, float v[8]) {
-    const uint32_t counter[4] = {(uint32_t)(e / 8), s->step, s->epoch, 0};
-    const float scale = 65536.0f / (float)(65536 - d.threshold);
-    uint32_t words[4];
-    philox(d.key, counter, words);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint32_t bits = (words[i / 2] >> (16 * (i % 2))) & 0xffff;
-        v[i] = bits >= d.threshold ? v[i] * scale : 0.0f;
-    }
-}
-
-/* x / d for x < 2^31 without a division (Granlund and Montgomery 1994). */
-struct divisor {
-    uint32_t multiply, shift, by;
-};
-static struct divisor divisor_of(uint32_t d) {
-    struct divisor r = {0, 0, d};
-    while ((1u << r.shift) < d) r.shift++;
-    r.multiply = (uint32_t)((((uint64_t)1 << 32) * (((uint64_t)1 << r.shift) - d)) / d + 1);
-    return r;
-}
-static __device__ __forceinline__ uint32_t divide(uint32_t x, const struct divisor &d) {
-    const uint32_t high = (uint32_t)(((uint64_t)x * d.multiply) >> 32);
-    return (high + x) >> d.shift;
-}
-
-/* ========================================== what rides along with a product ======================================= */
-
-/* Finishes eight channels of the result on their way out. Forward, as struct op_conv says it; for the data gradient,
- * as struct op_conv_data does (out: its gradient). */
-template <typename T>
-struct ending {
-    view<T> out, add, dropped;
-    float *wide; /* out, where it is stored as float; NULL: out is */
-    const float *bias;
-    int act;
-    struct drop drop;
-    int drop_stride, drop_first; /* of the map whose elements the mask counts */
-    const struct step *step;
-    float *partials; /* [rows of blocks][2][columns], of statistics or sums; or NULL */
-    /* the data gradient's */
-    view<T> y, branch, branch_y, bn_x;
-    float y_scale;
-    int branch_act;
-    const float *mean;
-};
-
-/* v: channels c .. c + 7 of pixel p; left as stored. */
-template <typename T>
-static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t p, int c, float v[8]) {
-    if (o.bias != NULL) {
-        float b[8];
-        load8(o.bias + c, b);
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] += b[i];
-    }
-    activate8(o.act, v);
-    if (o.add.at != NULL) {
-        float a[8];
-        load8(pixel(o.add, p, c), a);
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] += a[i];
-    }
-    float d[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) d[i] = v[i];
-    if (o.wide != NULL) {
-        store8(o.wide + p * (size_t)o.out.stride + c, v);
-    } else if (o.out.at != NULL) {
-        store8(pixel(o.out, p, c), v);
-    }
-    if (o.dropped.at != NULL) {
-        if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), d);
-        store8(pixel(o.dropped, p, c), d);
-    }
-}
-
-/* xg: v * (bn_x - mean), where a normalisation wants the sums. */
-template <typename T>
-static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, float v[8], float xg[8]) {
-    float other[8];
-    if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), v);
-    if (o.add.at != NULL) {
-        load8(pixel(o.add, p, c), other);
-#pragma unroll
-        for (int i = 0; i < 8; i++) v[i] += other[i];
-    }
-    if (o.act != ACT_LINEAR) {
-        load8(pixel(o.y, p, c), other);
-        activate_back8(o.act, v, other, o.y_scale);
-    }
-    store8(pixel(o.out, p, c), v);
-    if (o.partials != NULL) {
-        float mean[8];
-        load8(pixel(o.bn_x, p, c), other);
-        load8(o.mean + c, mean);
-#pragma unroll
-        for (int i = 0; i < 8; i++) xg[i] = v[i] * (other[i] - mean[i]);
-    }
-    if (o.branch.at != NULL) {
-        float b[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) b[i] = v[i];
-        if (o.branch_act != ACT_LINEAR) {
-            load8(pixel(o.branch_y, p, c), other);
-            activate_back8(o.branch_act, b, other, 1);
-        }
-        store8(pixel(o.branch, p, c), b);
-    }
-}
-
-/* ================================================ tiles and their product ========================================= */
-
-/* A tile in shared memory is rows of C chunks of 16 bytes; chunk c of row r stands at place swizzle(r, c) of its row,
- * so that the eight rows an ldmatrix reads at a time lie in different banks. */
-template <int C>
-static __device__ __forceinline__ int swizzle(int row, int chunk) {
-    static_assert(C == 4 || C % 8 == 0, "rows of 64 bytes, or whole lines of 128");
-    return C == 4 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
-}
-template <int C>
-static __device__ __forceinline__ unsigned char *chunk_at(unsigned char *tile, int row, int chunk) {
-    return tile + (row * C + swizzle<C>(row, chunk)) * 16;
-}
-template <int C>
-static __device__ __forceinline__ float float_at(const unsigned char *tile, int row, int i) {
-    return ((const float *)(tile + (row * C + swizzle<C>(row, i / 4)) * 16))[i % 4];
-}
-
-/* Tiles of BM x BN results, BK deep (64 bytes). Eight warps, 4 x 2, each WM x WN of it; an accumulator is the fragment
- * of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. */
-enum { BM = 128, STAGES = 4, WM = 32 };
-template <typename T>
-struct tile {
-    enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
-};
-/* How a tile lies: BY_ROW, a row is a row (or column) of the result and its four chunks are the depth; BY_DEPTH, a row
- * is a step of the depth. */
-enum { BY_ROW, BY_DEPTH };
-
-/* sums += A B over one stage. */
-template <int BN, int A_LIES, int B_LIES>
-static __device__ __forceinline__ void multiply(float (&sums)[WM / 16][BN / 16][4], unsigned char *a, unsigned char *b,
-                                                const bf16 *) {
-    enum { WN = BN / 2, CA = A_LIES == BY_ROW ? 4 : BM / 8, CB = B_LIES == BY_ROW ? 4 : BN / 8 };
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int m0 = warp % 4 * WM, n0 = warp / 4 * WN;
-#pragma unroll
-    for (int k = 0; k < 2; k++) { /* 16 deep each */
-        uint32_t fa[WM / 16][4], fb[BN / 16][2];
-#pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
-            const int m = m0 + i * 16;
-            if (A_LIES == BY_ROW) {
-                load_matrix4(fa[i], chunk_at<CA>(a, m + lane % 16, 2 * k + lane / 16));
-            } else {
-                load_matrix4_transposed(fa[i],
-                                        chunk_at<CA>(a, 16 * k + lane % 8 + lane / 16 * 8, m / 8 + lane / 8 % 2));
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < WN / 16; i++) { /* two columns of eight at a time */
-            const int n = n0 + i * 16;
-            uint32_t r[4];
-            if (B_LIES == BY_ROW) {
-                load_matrix4(r, chunk_at<CB>(b, n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
-            } else {
-                load_matrix4_transposed(r, chunk_at<CB>(b, 16 * k + lane % 16, n / 8 + lane / 16));
-            }
-            fb[2 * i][0] = r[0], fb[2 * i][1] = r[1];
-            fb[2 * i + 1][0] = r[2], fb[2 * i + 1][1] = r[3];
-        }
-#pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
-#pragma unroll
-            for (int j = 0; j < BN / 16; j++) mma_bf16(sums[i][j], fa[i], fb[j]);
-        }
-    }
-}
-
-/* The same in plain fp32, each lane for the results it would hold. */
-template <int BN, int A_LIES, int B_LIES>
-static __device__ __forceinline__ void multiply(float (&sums)[WM / 16][BN / 16][4], unsigned char *a, unsigned char *b,
-                                                const float *) {
-    enum { WN = BN / 2, CA = A_LIES == BY_ROW ? 4 : BM / 4, CB = B_LIES == BY_ROW ? 4 : BN / 4 };
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int m0 = warp % 4 * WM + lane / 4, n0 = warp / 4 * WN + lane % 4 * 2;
-#pragma unroll 4
-    for (int k = 0; k < tile<float>::BK; k++) {
-        float x[WM / 8], y[BN / 8];
-#pragma unroll
-        for (int i = 0; i < WM / 8; i++) {
-            const int m = m0 + i * 8;
-            x[i] = A_LIES == BY_ROW ? float_at<CA>(a, m, k) : float_at<CA>(a, k, m);
-        }
-#pragma unroll
-        for (int j = 0; j < BN / 8; j++) {
-            const int n = n0 + j / 2 * 8 + j % 2;
-            y[j] = B_LIES == BY_ROW ? float_at<CB>(b, n, k) : float_at<CB>(b, k, n);
-        }
-#pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
-#pragma unroll
-            for (int j = 0; j < BN / 16; j++) {
-#pragma unroll
-                for (int q = 0; q < 4; q++) sums[i][j][q] += x[2 * i + q / 2] * y[2 * j + q % 2];
-            }
-        }
-    }
-}
-
-/* ===================================== convolution, forward and data gradient ===================================== */
-
-/* Rows of the result are pixels of `h` x `w` images. Forward, pixel (y, x) reads source pixels y * stride - pad + r
- * through taps r. For the data gradient of a strided convolution, the pixels whose y % stride and x % stride are the
- * same make a product of their own (blockIdx.z), for only every stride-th tap reaches them. */
-template <typename T>
-struct product_of {
-    view<T> source;
-    int source_h, source_w, chunks; /* chunks: of 16 bytes, in a source pixel */
-    const T *weight;                /* [k][k][in_stored][out_stored] */
-    int in_stored, out_stored;
-    int images, h, w, k, stride, pad;
-    int columns, tiles_m, tiles_n; /* columns: channels of the result */
-    struct ending<T> end;
-};
-
-template <int BN>
-struct staging { /* the tile on its way out: padded so that fragments are written without bank conflicts */
-    enum { LD = BN + 8, TILE = BM * LD * 4, PARTIAL = THREADS * 8 * 4, BYTES = TILE + PARTIAL + BN * 4 };
-};
-template <int BN>
-static constexpr int product_bytes() {
-    return STAGES * (BM + BN) * 64 > (int)staging<BN>::BYTES ? STAGES * (BM + BN) * 64 : (int)staging<BN>::BYTES;
-}
-
-/* sum[i]: a thread's sums for the eight columns 8 (threadIdx % (BN / 8)) and on. total[BN], in shared memory: of all
- * threads, added in the threads' order. */
-template <int BN>
-static __device__ __forceinline__ void sum_columns(const float sum[8], float *partial, float *total) {
-    const int t = (int)threadIdx.x;
-    barrier();
-#pragma unroll
-    for (int i = 0; i < 8; i++) partial[t * 8 + i] = sum[i]; /* [threads / (BN / 8)][BN] */
-    barrier();
-    if (t < BN) {
-        float s = 0;
-        for (int i = t; i < THREADS * 8; i += BN) s += partial[i];
-        total[t] = s;
-    }
-    barrier();
-}
-
-template <typename T, int BN, int DATA>
-static __global__ void __launch_bounds__(THREADS, 2) product(product_of<T> p) {
-    enum { E = tile<T>::E, BK = tile<T>::BK, A_BYTES = BM * 64, STAGE = (BM + BN) * 64, CB = BN / E };
-    unsigned char *const shared = shared_memory();
-    const int t = (int)threadIdx.x;
-    const int tile_m = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
-
-    /* Which pixels, and through which taps. */
-    const int apart = DATA ? p.stride : 1, step = DATA ? 1 : p.stride, sign = DATA ? -1 : 1;
-    const int base_y = DATA ? (int)blockIdx.z / apart : 0, base_x = DATA ? (int)blockIdx.z % apart : 0;
-    const int first_y = DATA ? (base_y + p.pad) % apart : 0, first_x = DATA ? (base_x + p.pad) % apart : 0;
-    const int taps_y = (p.k - first_y + apart - 1) / apart, taps_x = (p.k - first_x + apart - 1) / apart;
-    const int from_y = DATA ? (base_y + p.pad - first_y) / apart : -p.pad,
-              from_x = DATA ? (base_x + p.pad - first_x) / apart : -p.pad;
-    const int rows_h = (p.h - base_y + apart - 1) / apart, rows_w = (p.w - base_x + apart - 1) / apart;
-    const int rows = p.images * rows_h * rows_w;
-    const int slabs = (taps_y * taps_x * p.chunks + 3) / 4;
-
-    /* A thread fetches chunk t % 4 of a slab, for two rows of A (and, BY_ROW, of B): the tap and channel that the
-     * chunk means move on with the slabs. */
-    const int q = t % 4;
-    int tap_y = 0, tap_x = 0, c = q;
-    const T *image[2];
-    int at_y[2], at_x[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int m = tile_m * BM + t / 4 + i * 64;
-        const int y = m / rows_w % rows_h;
-        image[i] = p.source.at +
-                   (size_t)(m / (rows_w * rows_h)) * (size_t)p.source_h * (size_t)p.source_w * (size_t)p.source.stride;
-        at_y[i] = m < rows ? y * step + from_y : -(1 << 20);
-        at_x[i] = m % rows_w * step + from_x;
-    }
-    const auto settle = [&]() {
-        while (c >= p.chunks) {
-            c -= p.chunks;
-            if (++tap_x == taps_x) tap_x = 0, tap_y++;
-        }
-    };
-    const auto fetch = [&](int slab) {
-        unsigned char *const a = shared + slab % STAGES * STAGE, *const b = a + A_BYTES;
-        if (slab < slabs) {
-            settle();
-            const int inside = tap_y < taps_y;
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int y = at_y[i] + sign * tap_y, x = at_x[i] + sign * tap_x;
-                const int ok = inside && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
-                const T *from =
-                    ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)p.source.stride + c * E : p.source.at;
-                copy_async(chunk_at<4>(a, t / 4 + i * 64, q), from, ok ? 16 : 0);
-            }
-            if (DATA) {
-                const int tap = (first_y + apart * tap_y) * p.k + first_x + apart * tap_x;
-#pragma unroll
-                for (int i = 0; i < (BN + 63) / 64; i++) {
-                    const int n = t / 4 + i * 64;
-                    const int ok = inside && n0 + n < p.columns;
-                    if (n < BN) {
-                        const T *from =
-                            ok ? p.weight +
-                                     ((size_t)tap * (size_t)p.in_stored + (size_t)(n0 + n)) * (size_t)p.out_stored +
-                                     c * E
-                               : p.weight;
-                        copy_async(chunk_at<4>(b, n, q), from, ok ? 16 : 0);
-                    }
-                }
-            } else {
-#pragma unroll
-                for (int i = 0; i < (BK * CB + THREADS - 1) / THREADS; i++) {
-                    const int row = (t + i * THREADS) / CB, chunk = (t + i * THREADS) % CB, k = slab * BK + row;
-                    const int ok = k < p.k * p.k * p.in_stored && n0 + chunk * E < p.columns;
-                    if (row < BK) {
-                        const T *from = ok ? p.weight + (size_t)k * (size_t)p.out_stored + n0 + chunk * E : p.weight;
-                        copy_async(chunk_at<CB>(b, row, chunk), from, ok ? 16 : 0);
-                    }
-                }
-            }
-            c += 4;
-        }
-        copy_commit(); /* an empty group too, so that they can be counted */
-    };
-
-    float sums[WM / 16][BN / 16][4] = {};
-#pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) fetch(s);
-    for (int slab = 0; slab < slabs; slab++) {
-        copy_wait<STAGES - 2>();
-        barrier();
-        fetch(slab + STAGES - 1);
-        unsigned char *const a = shared + slab % STAGES * STAGE;
-        multiply<BN, BY_ROW, DATA ? BY_ROW : BY_DEPTH>(sums, a, a + A_BYTES, p.weight);
-    }
-    copy_wait<0>();
-    barrier();
-
-    /* Out, through shared memory, so that a thread has eight channels of a pixel. */
-    typedef staging<BN> S;
-    float *const out = (float *)shared;
-    const int warp = t / 32, lane = t % 32;
-#pragma unroll
-    for (int i = 0; i < WM / 16; i++) {
-#pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
-            const int row = warp % 4 * WM + i * 16 + lane / 4, column = warp / 4 * (BN / 2) + j * 8 + lane % 4 * 2;
-            *(float2 *)(out + row * S::LD + column) = make_float2(sums[i][j][0], sums[i][j][1]);
-            *(float2 *)(out + (row + 8) * S::LD + column) = make_float2(sums[i][j][2], sums[i][j][3]);
-        }
-    }
-    barrier();
-    enum { GROUPS = BN / 8, LINES = THREADS / GROUPS };
-    const int column = t % GROUPS * 8, inside = n0 + column < p.columns;
-    float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
-    for (int row = t / GROUPS; row < BM; row += LINES) {
-        const int m = tile_m * BM + row;
-        if (m >= rows || !inside) continue;
-        size_t pixel = (size_t)m;
-        if (apart > 1) {
-            const int image = m / (rows_w * rows_h), y = m / rows_w % rows_h, x = m % rows_w;
-            pixel = ((size_t)image * (size_t)p.h + (size_t)(y * apart + base_y)) * (size_t)p.w +
-                    (size_t)(x * apart + base_x);
-        }
-        float v[8], xg[8] = {};
-        load8(out + row * S::LD + column, v);
-        if (DATA) {
-            finish_data(p.end, pixel, n0 + column, v, xg);
-        } else {
-            finish_forward(p.end, pixel, n0 + column, v);
-            store8(out + row * S::LD + column, v);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
-    }
-    if (p.end.partials == NULL) return;
-    float *const partial = (float *)(shared + S::TILE), *const total = partial + THREADS * 8;
-    float *const to =
-        p.end.partials + ((size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m) * 2 * (size_t)p.columns + n0;
-    sum_columns<BN>(first, partial, total);
-    if (t < BN && n0 + t < p.columns) to[t] = total[t];
-    if (!DATA) { /* of the squares about this block's own mean */
-        const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
-        for (int row = t / GROUPS; row < n; row += LINES) {
-            if (!inside) continue;
-            float v[8];
-            load8(out + row * S::LD + column, v);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const float d = v[i] - total[column + i] / (float)n;
-                second[i] += d * d;
-            }
-        }
-    }
-    sum_columns<BN>(second, partial, total);
-    if (t < BN && n0 + t < p.columns) to[p.columns + t] = total[t];
-}
-
-/* ============================================== the weight gradient =============================================== */
-
-/* Rows of the result are (tap, input channel), its columns output channels; the depth is pixels. A bias is the weight
- * of an input that is always 1: it makes one more chunk of rows, fetched from `ones`. */
-template <typename T>
-struct weight_product_of {
-    view<T> source, gradient;
-    int source_h, source_w, chunks;
-    struct divisor w, h; /* of the gradient's map */
-    int pixels, each;    /* in all; for a block (blockIdx.z): a multiple of the depth */
-    int k, stride, pad;
-    int rows, columns, tiles_n; /* rows: with the bias's chunk */
-    const T *ones;              /* a chunk 1, 0, 0 ...; NULL: no bias */
-    float *partials;            /* [blocks of pixels][rows][columns] */
-};
-enum { BIAS_ROWS = LAYERS_ALIGN };
-
-template <typename T, int BN>
-static __global__ void __launch_bounds__(THREADS, 2) weight_product(weight_product_of<T> p) {
-    enum { E = tile<T>::E, BK = tile<T>::BK, CA = BM / E, CB = BN / E };
-    enum { A_BYTES = BM * 64, STAGE = (BM + BN) * 64, A_LINES = THREADS / CA };
-    unsigned char *const shared = shared_memory();
-    const int t = (int)threadIdx.x;
-    const int m0 = (int)blockIdx.x / p.tiles_n * BM, n0 = (int)blockIdx.x % p.tiles_n * BN;
-    const int begin = (int)blockIdx.z * p.each, end = p.pixels - begin < p.each ? p.pixels : begin + p.each;
-    const int slabs = (end - begin + BK - 1) / BK;
-
-    /* A thread fetches the same chunk of rows, that is, tap and channels, all along. */
-    const int chunk = m0 / E + t % CA, tap = chunk / p.chunks, c = chunk % p.chunks;
-    const int tap_y = tap / p.k - p.pad, tap_x = tap % p.k - p.pad;
-    const int kind = tap < p.k * p.k ? 1 : chunk == p.k * p.k * p.chunks && p.ones != NULL ? 2 : 0;
-    const auto fetch = [&](int slab) {
-        unsigned char *const a = shared + slab % STAGES * STAGE, *const b = a + A_BYTES;
-        if (slab < slabs) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int row = t / CA + i * A_LINES, pixel = begin + slab * BK + row;
-                const uint32_t line = divide((uint32_t)pixel, p.w), image = divide(line, p.h);
-                const int y = (int)(line - image * p.h.by) * p.stride + tap_y,
-                          x = (int)((uint32_t)pixel - line * p.w.by) * p.stride + tap_x;
-                int ok = pixel < end && kind > 0;
-                const T *from = p.ones != NULL ? p.ones : p.source.at;
-                if (kind == 1) {
-                    ok = ok && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
-                    if (ok) {
-                        from = p.source.at +
-                               (((size_t)image * (size_t)p.source_h + (size_t)y) * (size_t)p.source_w + (size_t)x) *
-                                   (size_t)p.source.stride +
-                               c * E;
-                    }
-                }
-                copy_async(chunk_at<CA>(a, row, t % CA), from, ok ? 16 : 0);
-            }
-#pragma unroll
-            for (int i = 0; i < (BK * CB + THREADS - 1) / THREADS; i++) {
-                const int row = (t + i * THREADS) / CB, column = (t + i * THREADS) % CB;
-                const int pixel = begin + slab * BK + row, ok = pixel < end && n0 + column * E < p.columns;
-                if (row < BK) {
-                    const T *from = ok ? p.gradient.at + (size_t)pixel * (size_t)p.gradient.stride + n0 + column * E
-                                       : p.gradient.at;
-                    copy_async(chunk_at<CB>(b, row, column), from, ok ? 16 : 0);
-                }
-            }
-        }
-        copy_commit();
-    };
-
-    float sums[WM / 16][BN / 16][4] = {};
-#pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) fetch(s);
-    for (int slab = 0; slab < slabs; slab++) {
-        copy_wait<STAGES - 2>();
-        barrier();
-        fetch(slab + STAGES - 1);
-        unsigned char *const a = shared + slab % STAGES * STAGE;
-        multiply<BN, BY_DEPTH, BY_DEPTH>(sums, a, a + A_BYTES, p.source.at);
-    }
-    copy_wait<0>(); /* nothing may still be on its way when the block ends */
-
-    const int warp = t / 32, lane = t % 32;
-    float *const to = p.partials + (size_t)blockIdx.z * (size_t)p.rows * (size_t)p.columns;
-#pragma unroll
-    for (int i = 0; i < WM / 16; i++) {
-#pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
-            const int column = n0 + warp / 4 * (BN / 2) + j * 8 + lane % 4 * 2;
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = m0 + warp % 4 * WM + i * 16 + half * 8 + lane / 4;
-                if (row < p.rows && column < p.columns) {
-                    *(float2 *)(to + (size_t)row * (size_t)p.columns + column) =
-                        make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
-                }
-            }
-        }
-    }
-}
-
-/* weight[i] = sum over blocks of partials; the row behind them is the bias's. */
-static __global__ void __launch_bounds__(THREADS)
-    weight_reduce(const float *partials, int blocks, size_t size, size_t weights, int columns, float *weight,
-                  float *bias) {
-    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-    if (i >= weights + (size_t)(bias != NULL ? columns : 0)) return;
-    float4 s = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int b = 0; b < blocks; b++) {
-        const float4 v = *(const float4 *)(partials + (size_t)b * size + i);
-        s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
-    }
-    *(float4 *)(i < weights ? weight + i : bias + (i - weights)) = s;
-}
-
-/* The bias's gradient of a dense layer: column sums of an out_gradient of few rows. */
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) bias_gradient(view<T> gradient, int rows, int columns, float *bias) {
-    float *const partial = (float *)shared_memory();
-    const int t = (int)threadIdx.x, c = (int)blockIdx.x * 64 + t % 8 * 8;
-    float sum[8] = {};
-    for (int row = t / 8; row < rows && c < columns; row += THREADS / 8) {
-        float v[8];
-        load8(pixel(gradient, (size_t)row, c), v);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum[i] += v[i];
-    }
-    sum_columns<64>(sum, partial, partial + THREADS * 8);
-    if (t < 64 && (int)blockIdx.x * 64 + t < columns) bias[blockIdx.x * 64 + t] = partial[THREADS * 8 + t];
-}
-
-/* What follows cuBLAS: the same ending, on rows of floats. */
-template <typename T, int DATA>
-static __global__ void __launch_bounds__(THREADS)
-    dense_finish(const float *result, int rows, int columns, ending<T> end) {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, groups = (size_t)columns / 8;
-    if (i >= (size_t)rows * groups) return;
-    const size_t row = i / groups;
-    const int c = (int)(i % groups) * 8;
-    float v[8], xg[8];
-    load8(result + row * (size_t)columns + c, v);
-    if (DATA) {
-        finish_data(end, row, c, v, xg);
-    } else {
-        finish_forward(end, row, c, v);
-    }
-}
-
-/* ================================================ batch normalisation ============================================= */
-
-/* struct bn and its parameters as kernels see them. */
-struct normal {
-    int channels, links;
-    const float *gamma[2], *beta[2];
-    float *moving_mean[2], *moving_variance[2], *gamma_gradient[2], *beta_gradient[2];
-    float *mean, *variance, *scale, *shift, *sum_g, *sum_gx, *a, *b, *c;
-    float count; /* pixels of the batch */
-};
-
-/* OP_BN, of one channel. */
-static __device__ void bn_forward(const normal &bn, int c, int training) {
-    float mean = bn.mean[c], variance = bn.variance[c], scale = 1, shift = 0;
-#pragma unroll
-    for (int l = 0; l < 2; l++) {
-        if (l == bn.links) break;
-        const float gamma = bn.gamma[l][c], beta = bn.beta[l][c];
-        if (training) {
-            bn.moving_mean[l][c] = BN_MOMENTUM * bn.moving_mean[l][c] + (1 - BN_MOMENTUM) * mean;
-            bn.moving_variance[l][c] = BN_MOMENTUM * bn.moving_variance[l][c] + (1 - BN_MOMENTUM) * variance;
-        } else {
-            mean = bn.moving_mean[l][c];
-            variance = bn.moving_variance[l][c];
-        }
-        const float r = 1 / sqrtf(variance + BN_EPSILON);
-        scale = scale * gamma * r;
-        shift = gamma * r * (shift - mean) + beta;
-        mean = beta; /* of this link's output, over the batch */
-        variance = gamma * gamma * variance * r * r;
-    }
-    bn.scale[c] = scale;
-    bn.shift[c] = shift;
-}
-
-/* OP_BN_GRADIENT, of one channel. */
-static __device__ void bn_gradient(const normal &bn, int c) {
-    const float g1 = bn.gamma[0][c], r = 1 / sqrtf(bn.variance[c] + BN_EPSILON);
-    const float s0 = bn.sum_g[c], s1 = r * bn.sum_gx[c];
-    float by_x, a; /* dx = a g - by_x * xhat - a s0 / count */
-    if (bn.links == 1) {
-        bn.beta_gradient[0][c] = s0;
-        bn.gamma_gradient[0][c] = s1;
-        a = g1 * r;
-        by_x = a * s1 / bn.count;
-    } else {
-        const float v2 = g1 * g1 * bn.variance[c] * r * r, r2 = 1 / sqrtf(v2 + BN_EPSILON), g2 = bn.gamma[1][c];
-        const float dgamma1 = g2 * r2 * s1 * BN_EPSILON * r2 * r2;
-        bn.beta_gradient[1][c] = s0;
-        bn.gamma_gradient[1][c] = g1 * r2 * s1;
-        bn.beta_gradient[0][c] = 0;
-        bn.gamma_gradient[0][c] = dgamma1;
-        a = g1 * r * g2 * r2;
-        by_x = a * g1 * g1 * r2 * r2 * s1 / bn.count + g1 * r * dgamma1 / bn.count;
-    }
-    bn.a[c] = a;
-    bn.b[c] = -by_x * r;
-    bn.c[c] = by_x * r * bn.mean[c] - a * s0 / bn.count;
-}
-
-/* Eight channels to a block: thread t has channel t % 8 and every 32nd block's partial sums. */
-static __device__ double sum_lanes(double v, double *shared) {
-    double s = 0;
-    barrier();
-    shared[threadIdx.x] = v;
-    barrier();
-    for (int i = (int)threadIdx.x % 8; i < THREADS; i += 8) s += shared[i];
-    return s;
-}
-
-enum { BN_ONLY_SUMS, BN_TRAINING, BN_JUDGING, BN_BACK };
-
-/* Mean and variance from the partials of blocks of `each` rows (Chan, Golub, LeVeque 1979), then OP_BN.
- * partials NULL: they are there already. */
-static __global__ void __launch_bounds__(THREADS)
-    bn_statistics(const float *partials, int blocks, int each, int rows, normal bn, int then) {
-    double *const shared = (double *)shared_memory();
-    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
-    if (partials != NULL) {
-        const float *const sum = partials + c, *const squares = sum + bn.channels;
-        const size_t next = 2 * (size_t)bn.channels;
-        double total = 0, around = 0;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) total += (double)sum[b * next];
-        const double mean = sum_lanes(total, shared) / rows;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) {
-            const double n = rows - b * each < each ? rows - b * each : each, d = (double)sum[b * next] / n - mean;
-            around += (double)squares[b * next] + n * d * d;
-        }
-        around = sum_lanes(around, shared);
-        if (threadIdx.x < 8) {
-            bn.mean[c] = (float)mean;
-            bn.variance[c] = (float)(around / rows);
-        }
-    }
-    if (threadIdx.x < 8 && then != BN_ONLY_SUMS) bn_forward(bn, c, then == BN_TRAINING);
-}
-
-/* sum_g and sum_gx from partials, then OP_BN_GRADIENT. */
-static __global__ void __launch_bounds__(THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
-    double *const shared = (double *)shared_memory();
-    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
-    if (partials != NULL) {
-        const float *const g = partials + c, *const gx = g + bn.channels;
-        const size_t next = 2 * (size_t)bn.channels;
-        double sum_g = 0, sum_gx = 0;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) {
-            sum_g += (double)g[b * next];
-            sum_gx += (double)gx[b * next];
-        }
-        sum_g = sum_lanes(sum_g, shared);
-        sum_gx = sum_lanes(sum_gx, shared);
-        if (threadIdx.x < 8) {
-            bn.sum_g[c] = (float)sum_g;
-            bn.sum_gx[c] = (float)sum_gx;
-        }
-    }
-    if (threadIdx.x < 8 && then == BN_BACK) bn_gradient(bn, c);
-}
-
-/* ======================================= passes over a map: pooling and the rest ================================== */
-
-/* How a pass lies on a block: `width` groups of eight channels by `lines` pixels (or cells), `repeat` times. */
-struct sheet {
-    int width, lines, repeat, groups;
-};
-
-static struct sheet sheet_of(int channels, int repeat) {
-    struct sheet s;
-    s.groups = channels / 8;
-    const int columns = (s.groups + 31) / 32;
-    s.width = (s.groups + columns - 1) / columns;
-    s.lines = THREADS / s.width;
-    s.repeat = repeat;
-    return s;
-}
-static int sheet_blocks(const struct sheet *s, int cells) {
-    return (cells + s->lines * s->repeat - 1) / (s->lines * s->repeat);
-}
-
-template <typename T>
-struct apply_of {
-    struct sheet sheet;
-    view<T> in, out, dropped;
-    int h, w, out_h, out_w, pixels; /* of the input; of the output; of all outputs */
-    const float *scale, *shift;
-    int pad, drop_first;
-    struct drop drop;
-    const struct step *step;
-};
-
-static __device__ __forceinline__ void normalise8(const float *scale, const float *shift, float v[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = scale[i] * v[i] + shift[i];
-}
-
-template <typename T, int POOL>
-static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
-    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width;
-    if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
-    const int c = group * 8;
-    float scale[8], shift[8];
-    if (p.scale != NULL) {
-        load8(p.scale + c, scale);
-        load8(p.shift + c, shift);
-    }
-    for (int i = 0; i < p.sheet.repeat; i++) {
-        const int to = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + t / p.sheet.width;
-        if (to >= p.pixels) return;
-        float v[8];
-        if (POOL == POOL_NONE) {
-            load8(pixel(p.in, (size_t)to, c), v);
-            if (p.scale != NULL) normalise8(scale, shift, v);
-        } else {
-            enum { K = POOL == POOL_MAX3 ? 3 : 2 };
-            const int x0 = to % p.out_w * 2 - p.pad, y0 = to / p.out_w % p.out_h * 2 - p.pad;
-            const size_t image = (size_t)(to / (p.out_w * p.out_h)) * (size_t)p.h;
-            int begin = 1;
-#pragma unroll
-            for (int k = 0; k < K * K; k++) {
-                const int y = y0 + k / K, x = x0 + k % K;
-                if ((unsigned)y >= (unsigned)p.h || (unsigned)x >= (unsigned)p.w) continue;
-                float u[8];
-                load8(pixel(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c), u);
-                if (p.scale != NULL) normalise8(scale, shift, u);
-#pragma unroll
-                for (int j = 0; j < 8; j++) {
-                    if (POOL == POOL_AVG2) {
-                        v[j] = begin ? u[j] : v[j] + u[j];
-                    } else {
-                        v[j] = begin || u[j] > v[j] ? u[j] : v[j];
-                    }
-                }
-                begin = 0;
-            }
-            if (POOL == POOL_AVG2) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) v[j] *= 0.25f;
-            }
-        }
-        float d[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) d[j] = v[j];
-        if (p.out.at != NULL) store8(pixel(p.out, (size_t)to, c), v);
-        if (p.dropped.at != NULL) {
-            const size_t e = (size_t)to * (size_t)p.dropped.stride + (size_t)(p.drop_first + c);
-            if (p.drop.threshold > 0) drop8(p.drop, p.step, e, d);
-            store8(pixel(p.dropped, (size_t)to, c), d);
-        }
-    }
-}
-
-/* The way back through OP_APPLY. A cell is what one thread routes at a time: a window of 2 x 2 pixels, or one pixel. */
-template <typename T>
-struct back_of {
-    struct sheet sheet;
-    view<T> x, g, gradient, branch, branch_y; /* g: the gradient that arrives */
-    int h, w, g_h, g_w, cell_h, cell_w, cells;
-    const float *scale, *shift, *mean, *a, *b, *c;
-    int pad, act, branch_act;
-    float *partials; /* [blocks][2][channels] */
-};
-
-template <int POOL>
-struct cell {
-    enum { SIDE = POOL == POOL_MAX2 || POOL == POOL_AVG2 ? 2 : 1, PIXELS = SIDE * SIDE };
-    float x[PIXELS][8], g[PIXELS][8];
-    size_t at[PIXELS];
-    int inside[PIXELS];
-};
-
-/* Fills a cell; scale and shift: eight channels' (NULL: no normalisation). */
-template <typename T, int POOL>
-static __device__ __forceinline__ void route(const back_of<T> &p, int index, int c, int normalised,
-                                             const float scale[8], const float shift[8], cell<POOL> &cell) {
-    enum { SIDE = ::cell<POOL>::SIDE, PIXELS = ::cell<POOL>::PIXELS };
-    const int cx = index % p.cell_w, cy = index / p.cell_w % p.cell_h, image = index / (p.cell_w * p.cell_h);
-#pragma unroll
-    for (int i = 0; i < PIXELS; i++) {
-        const int y = cy * SIDE + i / SIDE, x = cx * SIDE + i % SIDE;
-        cell.inside[i] = y < p.h && x < p.w;
-        cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
-#pragma unroll
-        for (int j = 0; j < 8; j++) cell.x[i][j] = cell.g[i][j] = 0;
-        if (cell.inside[i]) load8(pixel(p.x, cell.at[i], c), cell.x[i]);
-    }
-    if (POOL == POOL_NONE) {
-        load8(pixel(p.g, cell.at[0], c), cell.g[0]);
-    } else if (POOL != POOL_MAX3) {
-        if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
-        float g[8];
-        load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c), g);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            float best = 0;
-            int where = 0;
-#pragma unroll
-            for (int i = 0; i < PIXELS; i++) {
-                const float v = normalised ? scale[j] * cell.x[i][j] + shift[j] : cell.x[i][j];
-                if (i == 0 || v > best) best = v, where = i;
-            }
-#pragma unroll
-            for (int i = 0; i < PIXELS; i++) cell.g[i][j] = POOL == POOL_AVG2 ? 0.25f * g[j] : where == i ? g[j] : 0.0f;
-        }
-    } else {
-        for (int oy = (cy + p.pad - 1) / 2; oy <= (cy + p.pad) / 2 && oy < p.g_h; oy++) {
-            for (int ox = (cx + p.pad - 1) / 2; ox <= (cx + p.pad) / 2 && ox < p.g_w; ox++) {
-                float g[8], best[8];
-                int here[8] = {}, begin = 1; /* here: the largest so far is this cell's pixel */
-                for (int k = 0; k < 9; k++) {
-                    const int y = 2 * oy - p.pad + k / 3, x = 2 * ox - p.pad + k % 3;
-                    if ((unsigned)y >= (unsigned)p.h || (unsigned)x >= (unsigned)p.w) continue;
-                    float v[8];
-                    load8(pixel(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c), v);
-                    if (normalised) normalise8(scale, shift, v);
-#pragma unroll
-                    for (int j = 0; j < 8; j++) {
-                        if (begin || v[j] > best[j]) best[j] = v[j], here[j] = y == cy && x == cx;
-                    }
-                    begin = 0;
-                }
-                load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c), g);
-#pragma unroll
-                for (int j = 0; j < 8; j++) cell.g[0][j] += here[j] ? g[j] : 0.0f;
-            }
-        }
-    }
-}
-
-template <typename T, int POOL>
-static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
-    float *const shared = (float *)shared_memory(); /* [lines][width * 8], twice */
-    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
-    const int line = t / p.sheet.width, columns = p.sheet.width * 8, works = line < p.sheet.lines;
-    float sum_g[8] = {}, sum_gx[8] = {}, scale[8], shift[8], mean[8];
-    if (works && group < p.sheet.groups) {
-        load8(p.scale + c, scale);
-        load8(p.shift + c, shift);
-        load8(p.mean + c, mean);
-        for (int i = 0; i < p.sheet.repeat; i++) {
-            const int index = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + line;
-            if (index >= p.cells) break;
-            cell<POOL> cell;
-            route<T, POOL>(p, index, c, 1, scale, shift, cell);
-#pragma unroll
-            for (int k = 0; k < ::cell<POOL>::PIXELS; k++) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) {
-                    sum_g[j] += cell.g[k][j];
-                    sum_gx[j] += cell.g[k][j] * (cell.x[k][j] - mean[j]);
-                }
-            }
-        }
-    }
-    if (works) {
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            shared[line * columns + t % p.sheet.width * 8 + j] = sum_g[j];
-            shared[(p.sheet.lines + line) * columns + t % p.sheet.width * 8 + j] = sum_gx[j];
-        }
-    }
-    barrier();
-    const int channel = (int)blockIdx.y * columns + t;
-    if (t >= columns || channel >= p.sheet.groups * 8) return;
-    float *const to = p.partials + (size_t)blockIdx.x * 2 * (size_t)p.sheet.groups * 8;
-    float g = 0, gx = 0;
-    for (int i = 0; i < p.sheet.lines; i++) {
-        g += shared[i * columns + t];
-        gx += shared[(p.sheet.lines + i) * columns + t];
-    }
-    to[channel] = g;
-    to[p.sheet.groups * 8 + channel] = gx;
-}
-
-template <typename T, int POOL>
-static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
-    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
-    if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
-    float scale[8], shift[8], a[8], b[8], k[8];
-    if (p.a != NULL) {
-        load8(p.scale + c, scale);
-        load8(p.shift + c, shift);
-        load8(p.a + c, a);
-        load8(p.b + c, b);
-        load8(p.c + c, k);
-    }
-    for (int i = 0; i < p.sheet.repeat; i++) {
-        const int index = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + t / p.sheet.width;
-        if (index >= p.cells) return;
-        cell<POOL> cell;
-        route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
-#pragma unroll
-        for (int q = 0; q < ::cell<POOL>::PIXELS; q++) {
-            if (!cell.inside[q]) continue;
-            float v[8], branch[8], y[8];
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                v[j] = p.a != NULL ? a[j] * cell.g[q][j] + b[j] * cell.x[q][j] + k[j] : cell.g[q][j];
-            activate_back8(p.act, v, cell.x[q], 1);
-#pragma unroll
-            for (int j = 0; j < 8; j++) branch[j] = v[j];
-            store8(pixel(p.gradient, cell.at[q], c), v);
-            if (p.branch.at == NULL) continue;
-            if (p.branch_act != ACT_LINEAR) {
-                load8(pixel(p.branch_y, cell.at[q], c), y);
-                activate_back8(p.branch_act, branch, y, 1);
-            }
-            store8(pixel(p.branch, cell.at[q], c), branch);
-        }
-    }
-}
-
-/* =========================================== images, losses, optimisers =========================================== */
-
-template <typename T>
-struct batch_of {
-    const uint8_t *pixels;
-    const uint32_t *order;
-    const struct step *step;
-    view<T> out;
-    int h, w, c, stored, all, flip; /* all: pixels of the batch */
-    uint32_t key[2];
-};
-
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) batch(batch_of<T> p) {
-    const int at = (int)blockIdx.x * THREADS + (int)threadIdx.x;
-    if (at >= p.all) return;
-    const int x = at % p.w, y = at / p.w % p.h, image = at / (p.w * p.h);
-    const uint32_t i = p.step->first + (uint32_t)image, index = p.order != NULL ? p.order[i] : i;
-    int flip = 0;
-    if (p.flip) {
-        const uint32_t counter[4] = {(uint32_t)image, p.step->step, p.step->epoch, 0};
-        uint32_t words[4];
-        philox(p.key, counter, words);
-        flip = (int)(words[0] & 1);
-    }
-    const uint8_t *const from =
-        p.pixels +
-        (((size_t)index * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)(flip ? p.w - 1 - x : x)) * (size_t)p.c;
-    for (int c = 0; c < p.stored; c += 8) {
-        float v[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = c + j < p.c ? (float)from[c + j] / 255.0f - 0.5f : 0.0f;
-        store8(pixel(p.out, (size_t)at, c), v);
-    }
-}
-
-struct loss_row {
-    double fine, coarse;
-    int fine_hit, coarse_hit;
-};
-
-static __device__ __forceinline__ double warp_sum(double v) {
-    for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-    return v;
-}
-
-/* One head of one image, by one warp: its loss, whether it hits, and the gradient times weight (see struct op_loss). */
-static __device__ double head_loss(const float *z, int classes, int label, int softmax, double weight, float *gradient,
-                                   int *hit) {
-    const int lane = (int)threadIdx.x % 32;
-    double largest = -INFINITY, sum = 0;
-    for (int i = lane; i < classes; i += 32) largest = (double)z[i] > largest ? (double)z[i] : largest;
-    for (int mask = 16; mask > 0; mask /= 2) {
-        const double other = shuffle_xor(largest, mask);
-        largest = other > largest ? other : largest;
-    }
-    const auto likelihood = [&](int i) { return softmax ? exp((double)z[i] - largest) : 1 / (1 + exp(-(double)z[i])); };
-    const double mine = likelihood(label);
-    int missed = 0;
-    for (int i = lane; i < classes; i += 32) {
-        const double q = likelihood(i);
-        sum += q;
-        if (i < label ? !((float)q < (float)mine) : !((float)q <= (float)mine)) missed = 1;
-    }
-    sum = warp_sum(sum);
-    for (int mask = 16; mask > 0; mask /= 2) missed |= shuffle_xor(missed, mask);
-    *hit = !missed;
-    const double q = mine / sum;
-    const int clipped = !softmax && (q < 1e-7 || q > 1 - 1e-7);
-    if (gradient != NULL) {
-        for (int i = lane; i < classes; i += 32) {
-            const double p = likelihood(i);
-            double g = p / sum - (i == label);
-            if (!softmax) g = clipped ? 0 : p * (1 - p) / sum - (i == label ? 1 - p : 0);
-            gradient[i] = (float)(g * weight);
-        }
-    }
-    if (softmax) return log(sum) - ((double)z[label] - largest);
-    return -log(q < 1e-7 ? 1e-7 : q > 1 - 1e-7 ? 1 - 1e-7 : q);
-}
-
-struct loss_of {
-    view<float> logits, gradient;
-    int images, fine, coarse, column, stored, softmax;
-    float coarse_weight;
-    const uint8_t *fine_labels, *coarse_labels;
-    const uint32_t *order;
-    const struct step *step;
-    struct loss_row *rows;
-};
-
-static __global__ void __launch_bounds__(THREADS) loss(loss_of p) {
-    const int image = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
-    if (image >= p.images) return;
-    const uint32_t at = p.step->first + (uint32_t)image, index = p.order != NULL ? p.order[at] : at;
-    const float *const z = pixel(p.logits, (size_t)image, 0);
-    float *const g = p.gradient.at != NULL ? pixel(p.gradient, (size_t)image, 0) : NULL;
-    struct loss_row row = {0, 0, 0, 0};
-    if (g != NULL) { /* columns that belong to no head */
-        for (int i = lane; i < p.stored; i += 32) {
-            if (i >= p.fine && !(i >= p.column && i < p.column + p.coarse)) g[i] = 0;
-        }
-    }
-    row.fine = head_loss(z, p.fine, p.fine_labels[index], p.softmax, 1.0 / p.images, g, &row.fine_hit);
-    if (p.coarse > 0) {
-        row.coarse =
-            head_loss(z + p.column, p.coarse, p.coarse_labels[index], p.softmax,
-                      (double)(p.coarse_weight / (float)p.images), g != NULL ? g + p.column : NULL, &row.coarse_hit);
-    }
-    if (lane == 0) p.rows[image] = row;
-}
-
-/* The sum over the block's threads, in their order. */
-static __device__ double sum_threads(double v, double *shared) {
-    barrier();
-    shared[threadIdx.x] = v;
-    for (int n = THREADS / 2; n > 0; n /= 2) {
-        barrier();
-        if ((int)threadIdx.x < n) shared[threadIdx.x] += shared[(int)threadIdx.x + n];
-    }
-    barrier();
-    return shared[0];
-}
-
-static __global__ void __launch_bounds__(THREADS)
-    loss_total(const struct loss_row *rows, int images, struct tally *tally) {
-    double *const shared = (double *)shared_memory();
-    double fine = 0, coarse = 0, fine_hits = 0, coarse_hits = 0; /* hits: exact in double */
-    for (int i = (int)threadIdx.x; i < images; i += THREADS) {
-        fine += rows[i].fine;
-        coarse += rows[i].coarse;
-        fine_hits += rows[i].fine_hit;
-        coarse_hits += rows[i].coarse_hit;
-    }
-    fine = sum_threads(fine, shared);
-    coarse = sum_threads(coarse, shared);
-    fine_hits = sum_threads(fine_hits, shared);
-    coarse_hits = sum_threads(coarse_hits, shared);
-    if (threadIdx.x > 0) return;
-    tally->fine_loss += fine;
-    tally->coarse_loss += coarse;
-    tally->fine_hits += (uint64_t)fine_hits;
-    tally->coarse_hits += (uint64_t)coarse_hits;
-    tally->images += (uint64_t)images;
-}
-
-/* mu_t of Nadam (Dozat 2016, as Keras 2.0.6 schedules it). */
-static __device__ double nadam_mu(double t) { return 0.9 * (1 - 0.5 * pow(0.96, 0.004 * t)); }
-
-enum { OPTIMISE_EACH = 16 * THREADS };
-template <typename T>
-struct optimise_of {
-    size_t n, n_decayed;
-    float *value, *first_moment, *second_moment;
-    const float *gradient;
-    T *shadow; /* of the decayed; NULL: the values are what the products read */
-    int kind;
-    float lr, l2;
-    const struct step *step;
-    double *squares; /* [blocks] */
-};
-
-static __device__ __forceinline__ void store1(bf16 *at, float v) { at->bits = (uint16_t)pack_bf16(v, 0); }
-static __device__ __forceinline__ void store1(float *at, float v) { *at = v; }
-
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
-    double *const shared = (double *)shared_memory();
-    float *const now = (float *)(shared + THREADS); /* the step's constants: learning rate; m's and g's factor; v's */
-    if (threadIdx.x == 0) {
-        const double t = (double)p.step->t + 1;
-        now[0] = p.lr, now[1] = 1, now[2] = 0, now[3] = 1;
-        if (p.kind == OPT_ADAM) {
-            now[0] = (float)((double)p.lr * sqrt(1 - pow(0.999, t)) / (1 - pow(0.9, t)));
-        } else if (p.kind == OPT_NADAM) {
-            const double mu = nadam_mu(t), next = nadam_mu(t + 1), product = p.step->mu_product * mu;
-            now[1] = (float)(next / (1 - product * next));
-            now[2] = (float)((1 - mu) / (1 - product));
-            now[3] = (float)(1 / (1 - pow(0.999, t)));
-        }
-    }
-    barrier();
-    const float lr = now[0], by_m = now[1], by_g = now[2], by_v = now[3], epsilon = 1e-8f;
-    float squares = 0;
-#pragma unroll 4
-    for (int k = 0; k < OPTIMISE_EACH / THREADS; k++) {
-        const size_t i = (size_t)blockIdx.x * OPTIMISE_EACH + (size_t)k * THREADS + threadIdx.x;
-        if (i >= p.n) break;
-        const int decayed = i < p.n_decayed;
-        float w = p.value[i], v = p.second_moment[i];
-        const float g = p.gradient[i] + (decayed ? 2 * p.l2 : 0) * w;
-        if (decayed) squares += w * w;
-        if (p.kind == OPT_RMSPROP) {
-            v = 0.9f * v + 0.1f * g * g;
-            w -= lr * g / (sqrtf(v) + epsilon);
-        } else {
-            const float m = 0.9f * p.first_moment[i] + 0.1f * g;
-            v = 0.999f * v + 0.001f * g * g;
-            w -= lr * (by_m * m + by_g * g) / (sqrtf(v * by_v) + epsilon);
-            p.first_moment[i] = m;
-        }
-        p.second_moment[i] = v;
-        p.value[i] = w;
-        if (decayed && p.shadow != NULL) store1(p.shadow + i, w);
-    }
-    const double total = sum_threads((double)squares, shared);
-    if (threadIdx.x == 0) p.squares[blockIdx.x] = total;
-}
-
-/* The end of a step: the L2 loss from the optimiser's sums (blocks 0: none), and OP_NEXT (images 0: not yet). */
-static __global__ void __launch_bounds__(THREADS)
-    end_step(const double *squares, int blocks, double by, struct tally *tally, struct step *step, int images,
-             int training) {
-    double *const shared = (double *)shared_memory();
-    if (blocks > 0) {
-        double sum = 0;
-        for (int i = (int)threadIdx.x; i < blocks; i += THREADS) sum += squares[i];
-        sum = sum_threads(sum, shared);
-        if (threadIdx.x == 0) tally->l2 += by * sum;
-    }
-    if (threadIdx.x > 0 || images == 0) return;
-    step->step++;
-    step->first += (uint32_t)images;
-    if (training) step->mu_product *= nadam_mu((double)++step->t);
-}
-
-/* Floats as they are stored: the shadow, and maps that are `wide`. */
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) narrow(const float *from, T *to, size_t n) {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < n) store1(to + i, from[i]);
-}
+ * Invariant: nothing is allocated and nobody waits while a program runs; whatever could make a captured step stale
+ * (memory released, scratch grown) forgets it. */
+#include "layers_kernels.cuh"
 
 /* ==================================================== the device ================================================== */
 
@@ -1369,7 +43,6 @@ struct device_cuda {
     void *workspace; /* cuBLAS's */
     char *scratch;
     size_t scratch_bytes;
-    void *ones; /* a chunk 1, 0, 0 ... in the storage type */
     void *shadow;
     size_t shadow_bytes;
     const float *shadow_of; /* the values it holds; NULL: it must be made anew */
@@ -1391,13 +64,15 @@ struct run {
     const struct program *p;
     int n, dry, failed;
     struct error *e;
-    size_t used, need; /* scratch: of this operation, of any */
-    int next;          /* the operation after this one */
+    size_t used, need;   /* scratch: of this operation, of any */
+    int next;            /* the operation after this one */
+    cudaEvent_t *events; /* profiling: one before each operation, and one at the end; else NULL */
 };
-#define GO(r, kernel, grid, shared, ...)                                                                   \
+#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                     \
     do {                                                                                                   \
-        if (!(r)->dry) LAUNCH(kernel, grid, dim3(THREADS), (size_t)(shared), (r)->d->stream, __VA_ARGS__); \
+        if (!(r)->dry) LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), (r)->d->stream, __VA_ARGS__); \
     } while (0)
+#define GO(r, kernel, grid, shared, ...) GO_WITH(r, kernel, grid, THREADS, shared, __VA_ARGS__)
 
 static void *scratch(struct run *r, size_t bytes) {
     void *const at = r->dry ? NULL : r->d->scratch + r->used;
@@ -1481,36 +156,67 @@ static void go_sums(struct run *r, const float *partials, int blocks, int h, int
 /* ---- products ---- */
 
 /* Columns of a tile: the fewest wasted, counting that each tile also fetches its rows. */
-static int tile_columns(int columns) {
-    int best = 128, cost = 1 << 30;
-    for (int bn = 128; bn >= 32; bn /= 2) {
-        const int c = (columns + bn - 1) / bn * (bn + 32);
-        if (c < cost) best = bn, cost = c;
+static int tile_columns(const bf16 *, int columns) {
+    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    int best = 0, least = 1 << 30;
+    for (int i = 0; i < 6; i++) {
+        const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
+        if (cost < least) {
+            best = widths[i];
+            least = cost;
+        }
     }
     return best;
 }
+static int tile_columns(const float *, int) { return 64; }
 
-template <typename T, int BN, int DATA>
-static void go_product_of(struct run *r, const product_of<T> &p, int classes) {
-    GO(r, (product<T, BN, DATA>), dim3((unsigned)(p.tiles_m * p.tiles_n), 1, (unsigned)classes), product_bytes<BN>(),
-       p);
+/* Launches f for the tile's width, which it takes as a constant. */
+#define WITH_COLUMNS(bn, f, ...)                    \
+    switch (bn) {                                   \
+        case 128: f<bf16, 128>(__VA_ARGS__); break; \
+        case 96: f<bf16, 96>(__VA_ARGS__); break;   \
+        case 80: f<bf16, 80>(__VA_ARGS__); break;   \
+        case 64: f<bf16, 64>(__VA_ARGS__); break;   \
+        case 48: f<bf16, 48>(__VA_ARGS__); break;   \
+        default: f<bf16, 32>(__VA_ARGS__); break;   \
+    }
+
+template <typename T, int BN>
+static void go_forward(struct run *r, const product_of<T> &p, int) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (product<T, BN, 0>), dim3((unsigned)(p.tiles_m * p.tiles_n)), W::WORKERS, W::PRODUCT_BYTES, p);
 }
-template <int DATA>
-static void go_product(struct run *r, const product_of<float> &p, int, int classes) {
-    go_product_of<float, 64, DATA>(r, p, classes);
+template <typename T, int BN>
+static void go_data(struct run *r, const product_of<T> &p, int classes) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (product<T, BN, 1>), dim3((unsigned)(p.tiles_m * p.tiles_n), 1, (unsigned)classes), W::WORKERS,
+            W::PRODUCT_BYTES, p);
 }
-template <int DATA>
-static void go_product(struct run *r, const product_of<bf16> &p, int bn, int classes) {
-    if (bn == 128) {
-        go_product_of<bf16, 128, DATA>(r, p, classes);
-    } else if (bn == 64) {
-        go_product_of<bf16, 64, DATA>(r, p, classes);
+template <typename T, int BN>
+static void go_weight(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
+    typedef tile<T, BN> W;
+    GO_WITH(r, (weight_product<T, BN>), dim3((unsigned)tiles, 1, (unsigned)splits), W::WORKERS, W::WEIGHT_BYTES, p);
+}
+static void go_product(struct run *r, const product_of<float> &p, int, int classes, int data) {
+    if (data) {
+        go_data<float, 64>(r, p, classes);
     } else {
-        go_product_of<bf16, 32, DATA>(r, p, classes);
+        go_forward<float, 64>(r, p, classes);
     }
 }
-static int columns_for(const float *, int) { return 64; }
-static int columns_for(const bf16 *, int columns) { return tile_columns(columns); }
+static void go_product(struct run *r, const product_of<bf16> &p, int bn, int classes, int data) {
+    if (data) {
+        WITH_COLUMNS(bn, go_data, r, p, classes)
+    } else {
+        WITH_COLUMNS(bn, go_forward, r, p, classes)
+    }
+}
+static void go_weights(struct run *r, const weight_product_of<float> &p, int, int tiles, int splits) {
+    go_weight<float, 64>(r, p, tiles, splits);
+}
+static void go_weights(struct run *r, const weight_product_of<bf16> &p, int bn, int tiles, int splits) {
+    WITH_COLUMNS(bn, go_weight, r, p, tiles, splits)
+}
 
 template <typename T>
 static int blas_type() {
@@ -1561,14 +267,14 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
            (const float *)result, r->n, p.columns, p.end);
         return;
     }
-    const int bn = columns_for(p.weight, p.columns), rows = r->n * to->h * to->w;
+    const int bn = tile_columns(p.weight, p.columns), rows = r->n * to->h * to->w;
     p.source_h = o->in.h, p.source_w = o->in.w;
-    p.chunks = p.in_stored / tile<T>::E;
+    p.chunks = p.in_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
-    go_product<0>(r, p, bn, 1);
+    go_product(r, p, bn, 1, 0);
     if (o->bn != NULL) {
         const struct op *then = taken_along(r, OP_BN, o->bn);
         go_statistics(r, p.end.partials, p.tiles_m, BM, rows, o->bn,
@@ -1607,37 +313,20 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
            (const float *)result, r->n, p.columns, p.end);
         return;
     }
-    const int bn = columns_for(p.weight, p.columns), classes = o->stride * o->stride;
+    const int bn = tile_columns(p.weight, p.columns), classes = o->stride * o->stride;
     const struct map *to = &o->gradient;
     const int rows = r->n * ((to->h + o->stride - 1) / o->stride) * ((to->w + o->stride - 1) / o->stride);
     p.source_h = o->out_gradient.h, p.source_w = o->out_gradient.w;
-    p.chunks = p.out_stored / tile<T>::E;
+    p.chunks = p.out_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     const int blocks = classes * p.tiles_m;
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)p.columns * sizeof(float));
-    go_product<1>(r, p, bn, classes);
+    go_product(r, p, bn, classes, 1);
     if (o->bn != NULL)
         go_sums(r, p.end.partials, blocks, to->h, to->w, o->bn,
                 taken_along(r, OP_BN_GRADIENT, o->bn) != NULL ? BN_BACK : BN_ONLY_SUMS);
-}
-
-template <typename T, int BN>
-static void go_weight_product(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
-    GO(r, (weight_product<T, BN>), dim3((unsigned)tiles, 1, (unsigned)splits), STAGES * (BM + BN) * 64, p);
-}
-static void go_weight(struct run *r, const weight_product_of<float> &p, int, int tiles, int splits) {
-    go_weight_product<float, 64>(r, p, tiles, splits);
-}
-static void go_weight(struct run *r, const weight_product_of<bf16> &p, int bn, int tiles, int splits) {
-    if (bn == 128) {
-        go_weight_product<bf16, 128>(r, p, tiles, splits);
-    } else if (bn == 64) {
-        go_weight_product<bf16, 64>(r, p, tiles, splits);
-    } else {
-        go_weight_product<bf16, 32>(r, p, tiles, splits);
-    }
 }
 
 template <typename T>
@@ -1661,16 +350,16 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
                (THREADS * 8 + 64) * sizeof(float), p.gradient, r->n, p.columns, bias);
         return;
     }
-    const int bn = columns_for(p.source.at, p.columns), depth = tile<T>::BK;
+    const int bn = tile_columns(p.source.at, p.columns), depth = tile<T, 64>::BK;
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
     p.source_h = o->in.h, p.source_w = o->in.w;
-    p.chunks = in_stored / tile<T>::E;
+    p.chunks = in_stored / tile<T, 64>::E;
     p.w = divisor_of((uint32_t)g->w), p.h = divisor_of((uint32_t)g->h);
     p.pixels = r->n * g->h * g->w;
     p.k = o->k, p.stride = o->stride, p.pad = o->pad;
-    p.rows = o->k * o->k * in_stored + (bias != NULL ? BIAS_ROWS : 0);
+    p.rows = o->k * o->k * in_stored;
+    p.bias = bias != NULL;
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
-    p.ones = bias != NULL ? (const T *)r->d->ones : NULL;
     /* Blocks for every multiprocessor twice, but not so many that adding up their results is what takes the time. */
     const int tiles = blocks_of((size_t)p.rows, BM) * p.tiles_n;
     int splits = (2 * r->d->multiprocessors + tiles - 1) / tiles;
@@ -1678,9 +367,9 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     if (splits > most) splits = most;
     p.each = blocks_of((size_t)blocks_of((size_t)p.pixels, (size_t)splits), (size_t)depth) * depth;
     splits = blocks_of((size_t)p.pixels, (size_t)p.each);
-    const size_t size = (size_t)p.rows * (size_t)p.columns;
+    const size_t size = (size_t)(p.rows + p.bias) * (size_t)p.columns;
     p.partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
-    go_weight(r, p, bn, tiles, splits);
+    go_weights(r, p, bn, tiles, splits);
     GO(r, weight_reduce, dim3((unsigned)blocks_of(weights + (size_t)(bias != NULL ? p.columns : 0), 4 * THREADS)), 0,
        (const float *)p.partials, splits, size, weights, p.columns, weight, bias);
 }
@@ -1821,6 +510,16 @@ static void optimiser_step(struct run *r, const struct op_optimise *o) {
        r->p->tally, r->p->step, last ? r->n : 0, 1);
 }
 
+static void penalty(struct run *r, const struct op_penalty *o) {
+    const struct parameters *q = r->p->parameters;
+    const int blocks = blocks_of(q->n_decayed, OPTIMISE_EACH);
+    double *squares = (double *)scratch(r, (size_t)blocks * sizeof(double));
+    if (blocks == 0) return;
+    GO(r, squares_of, dim3((unsigned)blocks), THREADS * sizeof(double), (const float *)q->value, q->n_decayed, squares);
+    GO(r, end_step, dim3(1), THREADS * sizeof(double), (const double *)squares, blocks, (double)r->n * (double)o->l2,
+       r->p->tally, r->p->step, 0, 0);
+}
+
 template <typename T>
 static void run_op(struct run *r, const struct op *op) {
     switch (op->kind) {
@@ -1837,6 +536,7 @@ static void run_op(struct run *r, const struct op *op) {
             break;
         case OP_APPLY_GRADIENT: apply_back<T>(r, &op->apply_gradient); break;
         case OP_OPTIMISE: optimiser_step<T>(r, &op->optimise); break;
+        case OP_PENALTY: penalty(r, &op->penalty); break;
         case OP_NEXT:
             GO(r, end_step, dim3(1), THREADS * sizeof(double), (const double *)NULL, 0, 0.0, r->p->tally, r->p->step,
                r->n, trains(r->p));
@@ -1848,6 +548,7 @@ static int run_ops(struct run *r) {
     for (r->next = 0; r->next < r->p->n_ops && !r->failed;) {
         const struct op *op = &r->p->ops[r->next++];
         r->used = 0;
+        if (r->events != NULL) (void)cudaEventRecord(r->events[r->next - 1], r->d->stream);
         if (r->d->fp32) {
             run_op<float>(r, op);
         } else {
@@ -1991,13 +692,43 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
     return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
 }
 
+static int cuda_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
+    struct device_cuda *c = cuda_of(d);
+    struct run r = {};
+    r.d = c, r.p = p, r.n = n, r.e = e;
+    int failed = cuda_run(d, p, n, e); /* makes scratch and shadow, and warms up */
+    if (!failed) failed = cuda_wait(d, e);
+    r.events = (cudaEvent_t *)mem_zero((size_t)p->n_ops + 1, sizeof *r.events);
+    if (!failed && r.events == NULL) failed = error_memory(e, sizeof *r.events, "the profile");
+    for (int i = 0; i <= p->n_ops && !failed; i++) failed = cuda_check(cudaEventCreate(&r.events[i]), "an event", e);
+    if (!failed) failed = run_ops(&r);
+    if (!failed) failed = cuda_check(cudaEventRecord(r.events[p->n_ops], c->stream), "an event", e);
+    if (!failed) failed = cuda_wait(d, e);
+    int last = p->n_ops; /* the next event that was recorded: an operation that rode along has none */
+    for (int i = p->n_ops - 1; i >= 0 && !failed; i--) {
+        float ms = 0;
+        seconds[i] = 0;
+        if (cudaEventElapsedTime(&ms, r.events[i], r.events[last]) != cudaSuccess) {
+            (void)cudaGetLastError();
+            continue;
+        }
+        seconds[i] = (double)ms / 1e3;
+        last = i;
+    }
+    for (int i = 0; i <= p->n_ops && r.events != NULL; i++) {
+        if (r.events[i] != NULL) (void)cudaEventDestroy(r.events[i]);
+    }
+    mem_free(r.events);
+    return failed;
+}
+
 static void cuda_close(struct device *d) {
     struct device_cuda *c = cuda_of(d);
     if (c->stream != NULL) (void)cudaStreamSynchronize(c->stream);
     forget_captured(c);
     if (c->handle != NULL) c->cublas.destroy(c->handle);
-    void *const blocks[] = {c->workspace, c->scratch, c->ones, c->shadow};
-    for (int i = 0; i < 4; i++) {
+    void *const blocks[] = {c->workspace, c->scratch, c->shadow};
+    for (int i = 0; i < 3; i++) {
         if (blocks[i] != NULL) (void)cudaFree(blocks[i]);
     }
     if (c->stream != NULL) (void)cudaStreamDestroy(c->stream);
@@ -2035,17 +766,15 @@ static int open_cublas(struct device_cuda *c, struct error *e) {
     return status == 0 ? OK : error_set(e, ERROR_ENVIRONMENT, "cuBLAS does not start (status %d)", status);
 }
 
-/* Kernels that want more shared memory than a block has without asking. */
-template <typename K>
-static cudaError_t allow(K *kernel, int bytes) {
-    return cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
+/* The products want more shared memory than a block has without asking. */
 template <typename T, int BN>
-static cudaError_t allow_products() {
-    cudaError_t s = allow(product<T, BN, 0>, product_bytes<BN>());
-    if (s == cudaSuccess) s = allow(product<T, BN, 1>, product_bytes<BN>());
-    if (s == cudaSuccess) s = allow(weight_product<T, BN>, STAGES * (BM + BN) * 64);
-    return s;
+static void allow_products(cudaError_t *s) {
+    typedef tile<T, BN> W;
+    const void *const kernels[] = {(const void *)product<T, BN, 0>, (const void *)product<T, BN, 1>,
+                                   (const void *)weight_product<T, BN>};
+    const int bytes[] = {W::PRODUCT_BYTES, W::PRODUCT_BYTES, W::WEIGHT_BYTES};
+    for (int i = 0; i < 3 && *s == cudaSuccess; i++)
+        *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
 }
 
 static int open_device(struct device_cuda *c, struct error *e) {
@@ -2059,16 +788,11 @@ static int open_device(struct device_cuda *c, struct error *e) {
                          prop.major, prop.minor);
     c->multiprocessors = prop.multiProcessorCount;
     failed = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "opening it", e);
-    cudaError_t s = allow_products<float, 64>();
-    if (s == cudaSuccess) s = allow_products<bf16, 128>();
-    if (s == cudaSuccess) s = allow_products<bf16, 64>();
-    if (s == cudaSuccess) s = allow_products<bf16, 32>();
+    cudaError_t s = cudaSuccess;
+    allow_products<float, 64>(&s);
+    for (int bn = 32; bn <= 128; bn += 16) WITH_COLUMNS(bn, allow_products, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = open_cublas(c, e);
-    const float one[4] = {1, 0, 0, 0};
-    const uint16_t one_bf16[8] = {0x3f80};
-    if (!failed) failed = cuda_malloc(&c->ones, 16, "a constant", e);
-    if (!failed) failed = cuda_write(&c->device, c->ones, c->fp32 ? (const void *)one : one_bf16, 16, e);
     snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s", c->gpu, prop.name,
              (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16");
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
@@ -2098,6 +822,7 @@ extern "C" int device_cuda(struct device **out, int gpu, int fp32, struct error 
     c->device.read = cuda_read;
     c->device.run = cuda_run;
     c->device.wait = cuda_wait;
+    c->device.profile = cuda_profile;
     c->device.close = cuda_close;
     const int failed = open_device(c, e);
     if (failed) {

@@ -73,7 +73,8 @@ enum op_kind {
     OP_BN_GRADIENT,
     OP_APPLY_GRADIENT, /* backward */
     OP_OPTIMISE,
-    OP_NEXT
+    OP_NEXT,
+    OP_PENALTY /* beside training */
 };
 
 /* x = pixel / 255 - 0.5 of images order[first + i] (order NULL: first + i), flipped left-right where bit 0 of
@@ -215,6 +216,12 @@ struct op_optimise {
     float lr, l2;
 };
 
+/* Adds n * l2 * sum(value^2) over the first n_decayed to the tally: the L2 part of the loss of n judged images. Moves:
+ * value. */
+struct op_penalty {
+    float l2;
+};
+
 struct op {
     enum op_kind kind;
     const char *layer; /* for people and tests: "block 1 conv" */
@@ -230,6 +237,7 @@ struct op {
         struct op_bn_gradient bn_gradient;
         struct op_apply_gradient apply_gradient;
         struct op_optimise optimise;
+        struct op_penalty penalty;
     };
 };
 
@@ -277,6 +285,8 @@ struct device {
                 struct error *);                                                /* waits, then device to host */
     int (*run)(struct device *, const struct program *, int n, struct error *); /* may return before it is done */
     int (*wait)(struct device *, struct error *);
+    /* Runs a program once and times its operations: seconds[n_ops]; 0 for one that rides along with another. */
+    int (*profile)(struct device *, const struct program *, int n, double *seconds, struct error *);
     void (*close)(struct device *);
 };
 

@@ -1147,16 +1147,20 @@ struct optimise_job {
     double *squares;
 };
 
+static double squares_of(const struct parameters *p, size_t begin, size_t end) {
+    double squares = 0;
+    for (size_t i = begin; i < least(end, p->n_decayed); i++) squares += (double)p->value[i] * (double)p->value[i];
+    return squares;
+}
+
 static void optimise_task(void *context, int task, int worker) {
     const struct optimise_job *j = context;
     const size_t begin = (size_t)task * OPTIMISE_CHUNK, end = least(begin + OPTIMISE_CHUNK, j->p->n);
     const float epsilon = 1e-8f;
     float *restrict w = j->p->value, *restrict m = j->p->first_moment, *restrict v = j->p->second_moment;
     const float *restrict gradient = j->p->gradient;
-    double squares = 0;
     (void)worker;
-    for (size_t i = begin; i < least(end, j->p->n_decayed); i++) squares += (double)w[i] * (double)w[i];
-    j->squares[task] = squares;
+    j->squares[task] = squares_of(j->p, begin, end);
     for (int decayed = 1; decayed >= 0; decayed--) {
         const size_t split = j->p->n_decayed < begin ? begin : least(j->p->n_decayed, end);
         const size_t first = decayed ? begin : split, last = decayed ? split : end;
@@ -1175,10 +1179,29 @@ static void optimise_task(void *context, int task, int worker) {
     }
 }
 
+static void penalty_task(void *context, int task, int worker) {
+    const struct optimise_job *j = context;
+    const size_t begin = (size_t)task * OPTIMISE_CHUNK;
+    (void)worker;
+    j->squares[task] = squares_of(j->p, begin, begin + OPTIMISE_CHUNK);
+}
+
+/* Runs the tasks over all parameters and adds the sum of their squares to the tally. */
+static int over_parameters(struct cpu *c, const struct program *p, struct optimise_job *j, threads_task *task, int n,
+                           struct error *e) {
+    const int tasks = (int)((p->parameters->n + OPTIMISE_CHUNK - 1) / OPTIMISE_CHUNK);
+    double squares = 0;
+    j->squares = scratch(c, SCRATCH_PARTIALS, (size_t)tasks * sizeof(double), e);
+    if (j->squares == NULL) return ERROR_TRIAL;
+    threads_run(c->threads, tasks, task, j);
+    for (int i = 0; i < tasks; i++) squares += j->squares[i];
+    p->tally->l2 += n * (double)j->l2 * squares;
+    return OK;
+}
+
 static int optimise(struct cpu *c, const struct program *p, const struct op_optimise *o, int n, struct error *e) {
     const struct step *s = p->step;
     const double t = (double)s->t + 1;
-    const int tasks = (int)((p->parameters->n + OPTIMISE_CHUNK - 1) / OPTIMISE_CHUNK);
     struct optimise_job j = {.p = p->parameters, .kind = o->kind, .l2 = o->l2, .lr = o->lr, .a = 1, .v_scale = 1};
     if (o->kind == OPT_ADAM) {
         j.lr = (float)((double)o->lr * sqrt(1 - pow(0.999, t)) / (1 - pow(0.9, t)));
@@ -1188,13 +1211,12 @@ static int optimise(struct cpu *c, const struct program *p, const struct op_opti
         j.b = (float)((1 - mu) / (1 - product));
         j.v_scale = (float)(1 / (1 - pow(0.999, t)));
     }
-    j.squares = scratch(c, SCRATCH_PARTIALS, (size_t)tasks * sizeof(double), e);
-    if (j.squares == NULL) return ERROR_TRIAL;
-    threads_run(c->threads, tasks, optimise_task, &j);
-    double squares = 0;
-    for (int i = 0; i < tasks; i++) squares += j.squares[i];
-    p->tally->l2 += n * (double)o->l2 * squares;
-    return OK;
+    return over_parameters(c, p, &j, optimise_task, n, e);
+}
+
+static int penalty(struct cpu *c, const struct program *p, const struct op_penalty *o, int n, struct error *e) {
+    struct optimise_job j = {.p = p->parameters, .l2 = o->l2};
+    return over_parameters(c, p, &j, penalty_task, n, e);
 }
 
 /* ======================================== the program ========================================= */
@@ -1223,6 +1245,7 @@ static int run_op(struct cpu *c, const struct program *p, const struct op *op, i
         case OP_BN_GRADIENT: bn_gradient(&op->bn_gradient, p->parameters, n); return OK;
         case OP_APPLY_GRADIENT: threads_run(c->threads, n, apply_gradient_task, &j); return OK;
         case OP_OPTIMISE: return optimise(c, p, &op->optimise, n, e);
+        case OP_PENALTY: return penalty(c, p, &op->penalty, n, e);
         case OP_NEXT: break;
     }
     int training = 0;

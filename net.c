@@ -83,6 +83,8 @@ struct net {
     struct tally *tally;
     struct step now; /* the host's copy of what goes on from epoch to epoch */
     struct plan training, judging;
+    struct program penalty; /* the L2 part of the loss, which in training comes with the optimiser's pass */
+    struct op penalty_op;
 };
 
 /* ======================================== the builder ========================================= */
@@ -863,7 +865,8 @@ static int op_maps(struct op *op, struct map *maps[8]) {
         case OP_BN:
         case OP_BN_GRADIENT:
         case OP_OPTIMISE:
-        case OP_NEXT: break;
+        case OP_NEXT:
+        case OP_PENALTY: break;
     }
     return n;
 }
@@ -1041,6 +1044,10 @@ int net_build(struct net **out, const struct net_config *config, const struct ne
     for (int i = 0; i < 2; i++) {
         if (plans[i] != NULL) plan_place(plans[i], net->maps, device->element);
     }
+    net->penalty_op.kind = OP_PENALTY;
+    net->penalty_op.layer = "penalty";
+    net->penalty_op.penalty.l2 = (float)(L2_FACTOR * config->l2_weight_reg_mult);
+    net->penalty = (struct program){1, &net->penalty_op, p, net->step, net->tally};
     failed = set_first_weights(net, e);
 end:
     mem_free(b);
@@ -1183,18 +1190,8 @@ int net_judge(struct net *net, struct net_metrics *m, net_progress *progress, vo
     const struct step start = {.epoch = net->now.epoch, .mu_product = 1};
     int failed = begin(net, &start, e);
     if (!failed) failed = run_batches(net, &net->judging.program, net->judge->n, progress, context, e);
-    if (!failed) failed = read_metrics(net, m, e);
-    if (failed) return failed;
-    /* The L2 part of the loss, which in training comes with the optimiser's pass. */
-    const size_t n = net->parameters.n_decayed;
-    float *w = mem_alloc(n * sizeof *w);
-    if (w == NULL) return error_memory(e, n * sizeof *w, "the weights");
-    failed = net->device->read(net->device, w, net->parameters.value, n * sizeof *w, e);
-    double sum = 0;
-    for (size_t i = 0; i < n && !failed; i++) sum += (double)w[i] * (double)w[i];
-    mem_free(w);
-    m->loss += L2_FACTOR * net->config.l2_weight_reg_mult * sum;
-    return failed;
+    if (!failed) failed = net->device->run(net->device, &net->penalty, net->judge->n, e);
+    return failed ? failed : read_metrics(net, m, e);
 }
 
 /* ========================================== tensors =========================================== */

@@ -23,7 +23,7 @@ static struct device *devices[ISAS][THREADS]; /* NULL: this machine has no such 
 static const char *const kind_names[] = {"batch",       "conv",           "bn",          "apply",
                                          "loss",        "conv_data",      "conv_weight", "sums",
                                          "bn_gradient", "apply_gradient", "optimise",    "next"};
-static double worst[OP_NEXT + 1]; /* the largest deviation seen, relative to the magnitude */
+static double worst[OP_PENALTY + 1]; /* the largest deviation seen, relative to the magnitude */
 static struct rng rng;
 
 /* ==================================================== scenes ====================================================== */
@@ -999,6 +999,21 @@ static void test_next(void) { /* evaluation: no update is counted */
     scene_close(&s);
 }
 
+static void test_penalty(void) {
+    struct scene s;
+    const long n = 40000, decayed = 33003;
+    scene_open(&s, "penalty");
+    parameters_new(&s, n, 0);
+    s.parameters.n_decayed = (size_t)decayed;
+    for (long i = 0; i < n; i++) {
+        s.parameters.value[i] = normal();
+        if (i < decayed) s.tally_after.l2 += 5 * 0.003 * (double)s.parameters.value[i] * (double)s.parameters.value[i];
+    }
+    struct op op = {.kind = OP_PENALTY, .layer = "test", .penalty = {.l2 = 0.003f}};
+    play(&s, &op, 1, 5);
+    scene_close(&s);
+}
+
 static void test_rest(void) {
     for (int i = 0; i < 8; i++) case_batch(i & 1 ? 3 : 1, i >> 1 & 1, i >> 2, i & 1);
     for (int softmax = 0; softmax < 2; softmax++) {
@@ -1018,6 +1033,7 @@ static void test_rest(void) {
         }
     }
     test_next();
+    test_penalty();
 }
 
 /* =================================== the reference against differences ============================================ */

@@ -1,0 +1,379 @@
+/* bench.c - measures training steps: a table with a line for each configuration, and what each operation takes.
+ *
+ *   bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
+ *
+ * CONFIG: a result file, or a configuration. Steps are timed by the epoch, as a trial runs them: batches of random
+ * images, shuffled, flipped and dropped; the median of several epochs behind one that warms up. --ops also times the
+ * operations one by one, in their places in a step, and sets them against what they move and multiply (step_cost.h).
+ * --device none measures nothing and prints that account alone, for an H200.
+ *
+ * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../config.h"
+#include "../net.h"
+#include "step_cost.h"
+
+#ifdef PARZEN_CUDA
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#endif
+
+enum { EPOCHS = 7, SIDE = 32, SECONDS_OF_WORK = 1 };
+
+static const struct ceilings h200 = {4.3e12, 6e12, 5e14, 1.5e-6};
+static const char *const kinds[] = {
+    "batch",       "conv",           "bn",       "apply", "loss",   "data gradient", "weight gradient", "sums",
+    "bn gradient", "apply gradient", "optimise", "next",  "penalty"};
+
+struct options {
+    const char *device;
+    int fp32, ops, threads, batch;
+};
+
+/* ---- a device that computes nothing; and one that lets another compute and remembers the program ---- */
+
+struct witness {
+    struct device device;
+    struct device *real; /* NULL: none */
+    const struct program *program;
+    int n;
+};
+
+static int none_alloc(struct device *d, size_t bytes, void **out, struct error *e) {
+    (void)d;
+    *out = mem_zero(bytes + 1, 1);
+    return *out != NULL ? OK : error_memory(e, bytes, "the net");
+}
+static void none_release(struct device *d, void *p) {
+    (void)d;
+    mem_free(p);
+}
+static int none_copy(struct device *d, void *to, const void *from, size_t bytes, struct error *e) {
+    (void)d;
+    (void)e;
+    memcpy(to, from, bytes);
+    return OK;
+}
+static int none_wait(struct device *d, struct error *e) {
+    (void)d;
+    (void)e;
+    return OK;
+}
+
+static int witness_alloc(struct device *d, size_t bytes, void **out, struct error *e) {
+    struct witness *w = (struct witness *)d;
+    return w->real->alloc(w->real, bytes, out, e);
+}
+static void witness_release(struct device *d, void *p) {
+    struct witness *w = (struct witness *)d;
+    w->real->release(w->real, p);
+}
+static int witness_write(struct device *d, void *to, const void *from, size_t bytes, struct error *e) {
+    struct witness *w = (struct witness *)d;
+    return w->real->write(w->real, to, from, bytes, e);
+}
+static int witness_read(struct device *d, void *to, const void *from, size_t bytes, struct error *e) {
+    struct witness *w = (struct witness *)d;
+    return w->real->read(w->real, to, from, bytes, e);
+}
+static int witness_wait(struct device *d, struct error *e) {
+    struct witness *w = (struct witness *)d;
+    return w->real->wait(w->real, e);
+}
+static int witness_run(struct device *d, const struct program *p, int n, struct error *e) {
+    struct witness *w = (struct witness *)d;
+    if (p->n_ops > 1) {
+        w->program = p;
+        w->n = n;
+    }
+    return w->real != NULL ? w->real->run(w->real, p, n, e) : OK;
+}
+
+static struct witness witness_of(struct device *real) {
+    struct witness w = {.real = real};
+    w.device = (struct device){.name = "none",
+                               .element = 2,
+                               .alloc = none_alloc,
+                               .release = none_release,
+                               .write = none_copy,
+                               .read = none_copy,
+                               .run = witness_run,
+                               .wait = none_wait};
+    if (real != NULL) {
+        w.device = *real;
+        w.device.alloc = witness_alloc;
+        w.device.release = witness_release;
+        w.device.write = witness_write;
+        w.device.read = witness_read;
+        w.device.wait = witness_wait;
+        w.device.run = witness_run;
+    }
+    return w;
+}
+
+/* ---- the ceilings of a GPU ---- */
+
+#ifdef PARZEN_CUDA
+static double time_on_gpu(int (*work)(void *), void *context) {
+    cudaEvent_t begin, end;
+    float ms = 0, best = 0;
+    if (cudaEventCreate(&begin) != cudaSuccess || cudaEventCreate(&end) != cudaSuccess) return 0;
+    for (int i = 0; i < 12; i++) {
+        cudaEventRecord(begin, NULL);
+        if (work(context)) return 0;
+        cudaEventRecord(end, NULL);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms, begin, end);
+        if (i == 2 || (i > 2 && ms < best)) best = ms;
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return (double)best / 1e3;
+}
+
+enum { COPY_BYTES = 1 << 30, GEMM_SIDE = 8192 };
+struct gpu_work {
+    char *a, *b, *c;
+    void *handle;
+    int (*gemm)(void *, int, int, int, int, int, const void *, const void *, int, int, const void *, int, int,
+                const void *, void *, int, int, int, int);
+};
+static int copy_work(void *context) {
+    struct gpu_work *w = context;
+    return cudaMemcpyAsync(w->b, w->a, COPY_BYTES, cudaMemcpyDeviceToDevice, NULL) != cudaSuccess;
+}
+static int gemm_work(void *context) { /* bf16 in, fp32 sums, bf16 out */
+    struct gpu_work *w = context;
+    const float one = 1, zero = 0;
+    return w->gemm(w->handle, 0, 0, GEMM_SIDE, GEMM_SIDE, GEMM_SIDE, &one, w->a, 14, GEMM_SIDE, w->b, 14, GEMM_SIDE,
+                   &zero, w->c, 14, GEMM_SIDE, 68, -1);
+}
+
+static void measure_ceilings(struct ceilings *c) {
+    struct gpu_work w = {NULL};
+    void *library = dlopen("libcublas.so.13", RTLD_NOW);
+    if (library == NULL) library = dlopen("libcublas.so.12", RTLD_NOW);
+    if (cudaMalloc((void **)&w.a, COPY_BYTES) != cudaSuccess || cudaMalloc((void **)&w.b, COPY_BYTES) != cudaSuccess ||
+        cudaMalloc((void **)&w.c, COPY_BYTES) != cudaSuccess)
+        return;
+    uint16_t *noise = mem_alloc(COPY_BYTES); /* normal numbers near 1: zeros would flatter the product */
+    if (noise == NULL) return;
+    for (size_t i = 0; i < COPY_BYTES / 2; i++)
+        noise[i] = (uint16_t)(0x3f80u ^ ((uint32_t)i * 2654435761u >> 24) ^ ((uint32_t)i * 40503u & 0x8000u));
+    cudaMemcpy(w.a, noise, COPY_BYTES, cudaMemcpyHostToDevice);
+    cudaMemcpy(w.b, noise, COPY_BYTES, cudaMemcpyHostToDevice);
+    mem_free(noise);
+    const double copy = time_on_gpu(copy_work, &w);
+    if (copy > 0) c->memory = 2.0 * COPY_BYTES / copy;
+    if (library != NULL) {
+        int (*create)(void **) = NULL;
+        *(void **)&create = dlsym(library, "cublasCreate_v2");
+        *(void **)&w.gemm = dlsym(library, "cublasGemmEx");
+        if (create != NULL && w.gemm != NULL && create(&w.handle) == 0) {
+            const double seconds = time_on_gpu(gemm_work, &w);
+            if (seconds > 0) c->flops = 2.0 * GEMM_SIDE * GEMM_SIDE * GEMM_SIDE / seconds;
+        }
+    }
+    cudaFree(w.a);
+    cudaFree(w.b);
+    cudaFree(w.c);
+    printf("ceilings: memory %.2f TB/s (a copy, read and written), %.0f TFLOP/s (cuBLAS, bf16, %d cubed)\n",
+           c->memory / 1e12, c->flops / 1e12, GEMM_SIDE);
+}
+#endif
+
+/* ---- one configuration ---- */
+
+static int by_size(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_cost(const char *kind, const char *what, const struct cost *c, double floor, double seconds,
+                       double step) {
+    printf("%-15s %-26s %7.1f %8.1f %7.2f %7.2f %8.1f", kind, what, c->maps / 1e6, c->fetch / 1e6, 2e-9 * c->macs,
+           2e-9 * c->mma, 1e6 * floor);
+    if (step > 0)
+        printf(" %8.1f %7.0f %7.1f %5.1f%%", 1e6 * seconds, c->maps / seconds / 1e9, 2e-12 * c->macs / seconds,
+               100 * seconds / step);
+    printf("\n");
+}
+
+/* Every operation, then sums by kind: the median of several profiles, where there is a device. */
+static int operations(const struct witness *w, const struct ceilings *ceilings, struct error *e) {
+    enum { PROFILES = 5 };
+    const struct program *p = w->program;
+    double *times = mem_zero((size_t)p->n_ops * (PROFILES + 1), sizeof *times), step = 0;
+    if (times == NULL) return error_memory(e, (size_t)p->n_ops * sizeof *times, "the times");
+    double *seconds = times + (size_t)p->n_ops * PROFILES;
+    for (int i = 0; i < PROFILES && w->real != NULL; i++) {
+        const int failed = w->real->profile(w->real, p, w->n, times + (size_t)i * (size_t)p->n_ops, e);
+        if (failed) return failed;
+    }
+    for (int i = 0; i < p->n_ops && w->real != NULL; i++) {
+        double sorted[PROFILES];
+        for (int k = 0; k < PROFILES; k++) sorted[k] = times[(size_t)k * (size_t)p->n_ops + (size_t)i];
+        qsort(sorted, PROFILES, sizeof *sorted, by_size);
+        seconds[i] = sorted[PROFILES / 2];
+        step += seconds[i];
+    }
+    printf("%-15s %-26s %7s %8s %7s %7s %8s%s\n", "operation", "layer", "maps MB", "fetch MB", "GFLOP", "padded",
+           "floor us", w->real != NULL ? "       us    GB/s  TFLOP/s  share" : "");
+    struct cost by_kind[OP_PENALTY + 1] = {{0}}, total = {0};
+    double floors[OP_PENALTY + 1] = {0}, taken[OP_PENALTY + 1] = {0}, floor = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct cost c = cost_of(&p->ops[i], p->parameters, w->n);
+        const enum op_kind k = p->ops[i].kind;
+        const double f = seconds_of(&c, ceilings);
+        if (c.kernels > 0) print_cost(kinds[k], p->ops[i].layer, &c, f, seconds[i], step);
+        cost_add(&by_kind[k], &c);
+        floors[k] += f;
+        taken[k] += seconds[i];
+    }
+    printf("\n");
+    for (int k = 0; k <= OP_PENALTY; k++) {
+        char kernels[32];
+        snprintf(kernels, sizeof kernels, "%d kernels", by_kind[k].kernels);
+        if (by_kind[k].kernels > 0) print_cost(kinds[k], kernels, &by_kind[k], floors[k], taken[k], step);
+        cost_add(&total, &by_kind[k]);
+        floor += floors[k];
+    }
+    char kernels[32];
+    snprintf(kernels, sizeof kernels, "%d kernels", total.kernels);
+    print_cost("all", kernels, &total, floor, step, step);
+    mem_free(times);
+    return OK;
+}
+
+static int measure(const char *file, const struct options *o, struct device *real, const struct ceilings *ceilings,
+                   struct error *e) {
+    struct witness witness = witness_of(real);
+    struct device *d = &witness.device;
+    struct document doc = {0};
+    struct net_config config;
+    struct net *net = NULL;
+    struct net_metrics m;
+    struct net_images set = {0};
+    char *text = NULL;
+    size_t length;
+    int failed = file_read(file, 1 << 24, &text, &length, e);
+    if (!failed) failed = value_parse(&doc, text, length, file, e);
+    if (!failed) {
+        const struct value *space = value_get(doc.root, "space");
+        failed = config_read(&config, space != NULL ? space : doc.root, file, e);
+    }
+    if (failed) goto end;
+    if (o->batch > 0) config.batch_size = o->batch;
+    const int gpu = real != NULL && strcmp(real->name, "cuda") == 0;
+    const int steps = gpu ? 60 : 1, images = config.batch_size * steps;
+    struct images noise = {.n = images, .h = SIDE, .w = SIDE, .c = 3};
+    noise.pixels = mem_alloc((size_t)images * SIDE * SIDE * 3);
+    noise.fine = mem_zero((size_t)images, 1);
+    noise.coarse = mem_zero((size_t)images, 1);
+    if (noise.pixels == NULL || noise.fine == NULL || noise.coarse == NULL) {
+        failed = error_memory(e, (size_t)images, "the images");
+    } else {
+        for (size_t i = 0; i < (size_t)images * SIDE * SIDE * 3; i++)
+            noise.pixels[i] = (uint8_t)((uint32_t)i * 2654435761u >> 24);
+        for (int i = 0; i < images; i++) noise.fine[i] = (uint8_t)(i * 7 % 100);
+        for (int i = 0; i < images; i++) noise.coarse[i] = (uint8_t)(noise.fine[i] / 5);
+        failed = net_images_load(&set, &noise, d, e);
+    }
+    mem_free(noise.pixels);
+    mem_free(noise.fine);
+    mem_free(noise.coarse);
+    const struct net_options options = {.fine = 100, .coarse = 20, .seed = 1};
+    if (!failed) failed = net_build(&net, &config, &options, d, &set, &set, e);
+    if (failed) goto end;
+
+    double times[EPOCHS], judging[EPOCHS];
+    for (int i = -1; i < (real != NULL ? EPOCHS : 0) && !failed; i++) {
+        const double start = clock_seconds();
+        failed = net_train_epoch(net, i + 1, &m, NULL, NULL, e);
+        if (i >= 0) times[i] = clock_seconds() - start;
+        if (failed || real == NULL) continue;
+        const struct program *training = witness.program;
+        const double middle = clock_seconds();
+        failed = net_judge(net, &m, NULL, NULL, e);
+        if (i >= 0) judging[i] = clock_seconds() - middle;
+        witness.program = training;
+    }
+    if (failed) goto end;
+    const struct net_size size = net_get_size(net);
+    const char *name = strrchr(file, '/') != NULL ? strrchr(file, '/') + 1 : file;
+    double maps = 0;
+    for (int i = 0; i < witness.program->n_ops; i++)
+        maps += cost_of(&witness.program->ops[i], witness.program->parameters, config.batch_size).maps;
+    if (real != NULL) {
+        qsort(times, EPOCHS, sizeof *times, by_size);
+        qsort(judging, EPOCHS, sizeof *judging, by_size);
+        const double step = times[EPOCHS / 2] / steps;
+        maps *= (double)d->element / 2;
+        printf(
+            "%-24s batch %3d  %6.1f M mult-adds  step %9.3f ms  %8.0f images/s  epoch %7.3f s  judging %8.0f images/s"
+            "  %6.0f GB/s (%2.0f%%)  %6.1f TFLOP/s (%2.0f%%)\n",
+            name, config.batch_size, size.multiply_adds / 1e6, 1e3 * step, config.batch_size / step,
+            50000 * step / config.batch_size, images / judging[EPOCHS / 2], maps / step / 1e9,
+            100 * maps / step / ceilings->memory, 6e-12 * size.multiply_adds * config.batch_size / step,
+            600 * size.multiply_adds * config.batch_size / step / ceilings->flops);
+    } else {
+        printf("\n%s: batch %d, %zu parameters, %.1f M multiply-adds\n", name, config.batch_size, size.parameters,
+               size.multiply_adds / 1e6);
+    }
+    if (o->ops || real == NULL) failed = operations(&witness, ceilings, e);
+end:
+    net_free(net);
+    net_images_unload(&set, d);
+    document_free(&doc);
+    mem_free(text);
+    return failed;
+}
+
+static int usage(void) {
+    fprintf(stderr,
+            "usage: bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...\n");
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    struct options o = {.device = "cpu"};
+    struct device *device = NULL;
+    struct ceilings ceilings = h200;
+    struct error e = {0};
+    int i = 1, failed = OK;
+    for (; i < argc && argv[i][0] == '-'; i++) {
+        if (strcmp(argv[i], "--fp32") == 0) {
+            o.fp32 = 1;
+        } else if (strcmp(argv[i], "--ops") == 0) {
+            o.ops = 1;
+        } else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
+            o.device = argv[++i];
+        } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
+            o.threads = atoi(argv[++i]);
+        } else if (strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
+            o.batch = atoi(argv[++i]);
+        } else {
+            return usage();
+        }
+    }
+    if (i == argc) return usage();
+    if (strcmp(o.device, "cpu") == 0) {
+        failed = device_cpu(&device, o.threads, NULL, &e);
+        ceilings = (struct ceilings){40e9, 400e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */
+    } else if (strcmp(o.device, "cuda") == 0) {
+#ifdef PARZEN_CUDA
+        failed = device_cuda(&device, 0, o.fp32, &e);
+        if (!failed) measure_ceilings(&ceilings);
+#else
+        failed = error_set(&e, ERROR_ENVIRONMENT, "this was built without CUDA");
+#endif
+    }
+    if (!failed && device != NULL) printf("%s\n", device->about);
+    for (; i < argc && !failed; i++) failed = measure(argv[i], &o, device, &ceilings, &e);
+    if (failed) fprintf(stderr, "bench: %s\n", e.text);
+    if (device != NULL) device->close(device);
+    return failed;
+}
