@@ -1,10 +1,11 @@
 /* bench.c - measures training steps: a table with a line for each configuration, and what each operation takes.
  *
- *   bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
+ *   bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
  *
- * CONFIG: a result file, or a configuration. Steps are timed by the epoch, as a trial runs them: batches of random
- * images, shuffled, flipped and dropped; the median of several epochs behind one that warms up. --ops also times the
- * operations one by one, in their places in a step, and sets them against what they move and multiply (step_cost.h).
+ * CONFIG: a result file, or a configuration. --isa: what the CPU uses: avx512, avx2 or base; its best if absent. Steps
+ * are timed by the epoch, as a trial runs them: batches of random images, shuffled, flipped and dropped; the median of
+ * several epochs behind one that warms up. --ops also times the operations one by one, in their places in a step, and
+ * sets them against what they move and multiply (step_cost.h).
  * --device none measures nothing and prints that account alone, for an H200.
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
@@ -29,7 +30,7 @@ static const char *const kinds[] = {
     "bn gradient", "apply gradient", "optimise", "next",  "penalty"};
 
 struct options {
-    const char *device;
+    const char *device, *isa;
     int fp32, ops, threads, batch;
 };
 
@@ -334,7 +335,8 @@ end:
 
 static int usage(void) {
     fprintf(stderr,
-            "usage: bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...\n");
+            "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] "
+            "CONFIG.json...\n");
     return 2;
 }
 
@@ -351,6 +353,8 @@ int main(int argc, char **argv) {
             o.ops = 1;
         } else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
             o.device = argv[++i];
+        } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
+            o.isa = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             o.threads = atoi(argv[++i]);
         } else if (strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
@@ -361,7 +365,7 @@ int main(int argc, char **argv) {
     }
     if (i == argc) return usage();
     if (strcmp(o.device, "cpu") == 0) {
-        failed = device_cpu(&device, o.threads, NULL, &e);
+        failed = device_cpu(&device, o.threads, o.isa, &e);
         ceilings = (struct ceilings){40e9, 400e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */
     } else if (strcmp(o.device, "cuda") == 0) {
 #ifdef PARZEN_CUDA
