@@ -96,18 +96,6 @@ const bf16 *weights_of<bf16>(const struct run *r, size_t offset) {
     return r->d->shadow != NULL ? (const bf16 *)r->d->shadow + offset : NULL;
 }
 
-/* A map in the storage type: one that is `wide` is copied to scratch. Whole maps only. */
-template <typename T>
-static view<T> stored_view(struct run *r, const struct map *m) {
-    view<T> v = view_of<T>(m);
-    if (m->wide && sizeof(T) != sizeof(float)) {
-        const size_t n = (size_t)r->n * (size_t)m->h * (size_t)m->w * (size_t)m->stride;
-        v.at = (T *)scratch(r, n * sizeof(T));
-        GO(r, narrow<T>, dim3((unsigned)blocks_of(n, THREADS)), 0, (const float *)m->at, v.at, n);
-    }
-    return v;
-}
-
 static struct normal normal_of(const struct run *r, const struct bn *bn, float count) {
     const struct parameters *p = r->p->parameters;
     struct normal n;
@@ -258,7 +246,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.end.drop_stride = o->dropped.stride;
     p.end.drop_first = o->dropped.first;
     p.end.step = r->p->step;
-    p.source = stored_view<T>(r, &o->in);
+    p.source = view_of<T>(&o->in);
     p.weight = weights_of<T>(r, o->weight);
     if (is_dense(o->k, &o->in, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
@@ -304,7 +292,7 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     p.end.drop_first = o->gradient.first;
     p.end.step = r->p->step;
     if (o->bn != NULL) p.end.mean = o->bn->mean;
-    p.source = stored_view<T>(r, &o->out_gradient);
+    p.source = view_of<T>(&o->out_gradient);
     p.weight = weights_of<T>(r, o->weight);
     if (is_dense(o->k, &o->gradient, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
@@ -340,8 +328,8 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     memset(&p, 0, sizeof p);
     const int in_stored = stored_of(&o->in);
     p.columns = stored_of(g);
-    p.source = stored_view<T>(r, &o->in);
-    p.gradient = stored_view<T>(r, g);
+    p.source = view_of<T>(&o->in);
+    p.gradient = view_of<T>(g);
     if (is_dense(o->k, &o->in, NULL)) {
         gemm<T>(r, 1, 0, in_stored, p.columns, r->n, p.source.at, p.source.stride, p.gradient.at, p.gradient.stride,
                 weight);
@@ -467,11 +455,12 @@ static void batch_forward(struct run *r, const struct op_batch *o) {
     GO(r, batch<T>, dim3((unsigned)blocks_of((size_t)p.all, THREADS)), 0, p);
 }
 
+template <typename T>
 static void loss_forward(struct run *r, const struct op_loss *o) {
-    loss_of p;
+    loss_of<T> p;
     memset(&p, 0, sizeof p);
     p.logits = view_of<float>(&o->logits);
-    p.gradient = view_of<float>(&o->gradient);
+    p.gradient = view_of<T>(&o->gradient);
     p.images = r->n, p.fine = o->fine, p.coarse = o->coarse, p.softmax = o->softmax;
     p.column = (o->fine + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN;
     p.stored = stored_of(&o->logits);
@@ -481,7 +470,7 @@ static void loss_forward(struct run *r, const struct op_loss *o) {
     p.order = o->order;
     p.step = r->p->step;
     p.rows = (struct loss_row *)scratch(r, (size_t)r->n * sizeof(struct loss_row));
-    GO(r, loss, dim3((unsigned)blocks_of((size_t)r->n * 32, THREADS)), 0, p);
+    GO(r, loss<T>, dim3((unsigned)blocks_of((size_t)r->n * 32, THREADS)), 0, p);
     GO(r, loss_total, dim3(1), THREADS * sizeof(double), (const struct loss_row *)p.rows, r->n, r->p->tally);
 }
 
@@ -527,7 +516,7 @@ static void run_op(struct run *r, const struct op *op) {
         case OP_CONV: conv_forward<T>(r, &op->conv); break;
         case OP_BN: go_statistics(r, NULL, 0, 0, 0, op->bn.bn, op->bn.training ? BN_TRAINING : BN_JUDGING); break;
         case OP_APPLY: apply_forward<T>(r, &op->apply); break;
-        case OP_LOSS: loss_forward(r, &op->loss); break;
+        case OP_LOSS: loss_forward<T>(r, &op->loss); break;
         case OP_CONV_DATA: conv_data<T>(r, &op->conv_data); break;
         case OP_CONV_WEIGHT: conv_weight<T>(r, &op->conv_weight); break;
         case OP_SUMS: sums_back<T>(r, &op->sums); break;
@@ -647,7 +636,7 @@ static int make_shadow(struct device_cuda *c, const struct program *p, struct er
         grow(c, &c->shadow, &c->shadow_bytes, q->n_decayed * sizeof(bf16) + 16, "the weights in bf16", e);
     if (failed) return failed;
     if (q->n_decayed > 0)
-        LAUNCH(narrow<bf16>, dim3((unsigned)blocks_of(q->n_decayed, THREADS)), dim3(THREADS), (size_t)0, c->stream,
+        LAUNCH(narrow, dim3((unsigned)blocks_of(q->n_decayed, THREADS)), dim3(THREADS), (size_t)0, c->stream,
                (const float *)q->value, (bf16 *)c->shadow, q->n_decayed);
     c->shadow_of = q->value;
     return cuda_check(cudaGetLastError(), "the weights in bf16", e);

@@ -30,7 +30,7 @@ struct map {
     int stride;       /* elements from one pixel to the next: >= the stored channels; a multiple of LAYERS_ALIGN */
     int first;        /* a slice of a join: the stored channel of the join that it starts at (a multiple of
                          LAYERS_ALIGN); `at` already points there */
-    int wide;         /* stored as float on every device */
+    int wide;         /* stored as float on every device: the logits */
 };
 static inline int map_stored(const struct map *m) {
     return m->parts * ((m->width + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN);
@@ -131,10 +131,10 @@ struct op_apply {
 
 /* Losses and hits of the batch, added to the tally, and the gradient of
  * mean(fine) + coarse_weight * mean(coarse) with respect to the logits.
- * logits: [n] x 1x1 wide map; the fine head's columns start at 0, the coarse head's at fine rounded up to LAYERS_ALIGN.
- * sigmoid: p = sigmoid(z), q = p / sum p, clipped to [1e-7, 1 - 1e-7], -log q[label]; no gradient where clipped.
- * softmax: the usual. gradient.at NULL: evaluation. A hit: the label's q is the largest (the first of equals wins).
- * Columns that belong to no head get gradient 0. */
+ * logits: [n] x 1x1 wide map (its gradient is not wide); the fine head's columns start at 0, the coarse head's at fine
+ * rounded up to LAYERS_ALIGN. sigmoid: p = sigmoid(z), q = p / sum p, clipped to [1e-7, 1 - 1e-7], -log q[label]; no
+ * gradient where clipped. softmax: the usual. gradient.at NULL: evaluation. A hit: the label's q is the largest (the
+ * first of equals wins). Columns that belong to no head get gradient 0. */
 struct op_loss {
     struct map logits, gradient;
     int fine, coarse; /* classes; coarse 0: one head */

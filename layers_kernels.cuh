@@ -133,6 +133,9 @@ static __device__ __forceinline__ void store8(bf16 *p, float v[8]) {
     *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
 }
 
+static __device__ __forceinline__ void store1(bf16 *at, float v) { at->bits = (uint16_t)pack_bf16(v, 0); }
+static __device__ __forceinline__ void store1(float *at, float v) { *at = v; }
+
 /* ================================================= small functions ================================================ */
 
 enum { THREADS = 256 };
@@ -316,7 +319,14 @@ enum { BM = 128, WM = 32, STAGES = 4 };
 template <typename T, int BN>
 struct tile {
     enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
-    enum { SIDE = BN == 128 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE, BLOCKS = BN == 128 ? 2 : BN > 64 || sizeof(T) == 4 ? 3 : 4 };
+    enum {
+        SIDE = BN == 128 ? 2 : 1,
+        WN = BN / SIDE,
+        WORKERS = 128 * SIDE,
+        BLOCKS = BN == 128                   ? 2
+                 : BN > 64 || sizeof(T) == 4 ? 3
+                                             : 4
+    };
     enum { ROW_CHUNKS = 4, A_CHUNKS = BM / E, B_CHUNKS = BN / E }; /* of a row: BY_ROW; BY_DEPTH */
     enum { A_BYTES = BK * (A_CHUNKS + 1) * 16, B_BYTES = BK * (B_CHUNKS + 1) * 16, STAGE = A_BYTES + B_BYTES };
     static_assert(A_BYTES >= BM * 64 && B_BYTES >= BN * 64, "a stage holds tiles that lie either way");
@@ -453,7 +463,8 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     const int from_y = DATA ? (base_y + p.pad - first_y) / apart : -p.pad,
               from_x = DATA ? (base_x + p.pad - first_x) / apart : -p.pad;
     const int rows_h = (p.h - base_y + apart - 1) / apart, rows_w = (p.w - base_x + apart - 1) / apart;
-    const int rows = p.images * rows_h * rows_w;
+    const int rows = p.images * rows_h * rows_w, per_line = rows_w > 0 ? rows_w : 1,
+              per_image = rows > 0 ? rows_w * rows_h : 1;
     const int slabs = (taps_y * taps_x * p.chunks + 3) / 4;
 
     /* A thread fetches chunk t % 4 of a slab, for some rows of A (and, BY_ROW, of B): the tap and channel that the
@@ -465,11 +476,11 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
 #pragma unroll
     for (int i = 0; i < W::FETCH_A; i++) {
         const int m = tile_m * BM + t / 4 + i * APART;
-        const int y = m / rows_w % rows_h;
-        image[i] = p.source.at +
-                   (size_t)(m / (rows_w * rows_h)) * (size_t)p.source_h * (size_t)p.source_w * (size_t)p.source.stride;
+        const int y = m % per_image / per_line;
+        image[i] =
+            p.source.at + (size_t)(m / per_image) * (size_t)p.source_h * (size_t)p.source_w * (size_t)p.source.stride;
         at_y[i] = m < rows ? y * step + from_y : -(1 << 20);
-        at_x[i] = m % rows_w * step + from_x;
+        at_x[i] = m % per_line * step + from_x;
     }
     const auto settle = [&]() {
         while (c >= p.chunks) {
@@ -556,7 +567,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
         if (m >= rows || !inside) continue;
         size_t pixel = (size_t)m;
         if (apart > 1) {
-            const int image = m / (rows_w * rows_h), y = m / rows_w % rows_h, x = m % rows_w;
+            const int image = m / per_image, y = m % per_image / per_line, x = m % per_line;
             pixel = ((size_t)image * (size_t)p.h + (size_t)(y * apart + base_y)) * (size_t)p.w +
                     (size_t)(x * apart + base_x);
         }
@@ -1178,7 +1189,8 @@ static __device__ __forceinline__ double warp_sum(double v) {
 }
 
 /* One head of one image, by one warp: its loss, whether it hits, and the gradient times weight (see struct op_loss). */
-static __device__ double head_loss(const float *z, int classes, int label, int softmax, double weight, float *gradient,
+template <typename T>
+static __device__ double head_loss(const float *z, int classes, int label, int softmax, double weight, T *gradient,
                                    int *hit) {
     const int lane = (int)threadIdx.x % 32;
     double largest = -INFINITY, sum = 0;
@@ -1205,15 +1217,17 @@ static __device__ double head_loss(const float *z, int classes, int label, int s
             const double p = likelihood(i);
             double g = p / sum - (i == label);
             if (!softmax) g = clipped ? 0 : p * (1 - p) / sum - (i == label ? 1 - p : 0);
-            gradient[i] = (float)(g * weight);
+            store1(gradient + i, (float)(g * weight));
         }
     }
     if (softmax) return log(sum) - ((double)z[label] - largest);
     return -log(q < 1e-7 ? 1e-7 : q > 1 - 1e-7 ? 1 - 1e-7 : q);
 }
 
+template <typename T>
 struct loss_of {
-    view<float> logits, gradient;
+    view<float> logits;
+    view<T> gradient;
     int images, fine, coarse, column, stored, softmax;
     float coarse_weight;
     const uint8_t *fine_labels, *coarse_labels;
@@ -1222,16 +1236,17 @@ struct loss_of {
     struct loss_row *rows;
 };
 
-static __global__ void __launch_bounds__(THREADS) loss(loss_of p) {
+template <typename T>
+static __global__ void __launch_bounds__(THREADS) loss(loss_of<T> p) {
     const int image = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
     if (image >= p.images) return;
     const uint32_t at = p.step->first + (uint32_t)image, index = p.order != NULL ? p.order[at] : at;
     const float *const z = pixel(p.logits, (size_t)image, 0);
-    float *const g = p.gradient.at != NULL ? pixel(p.gradient, (size_t)image, 0) : NULL;
+    T *const g = p.gradient.at != NULL ? pixel(p.gradient, (size_t)image, 0) : NULL;
     struct loss_row row = {0, 0, 0, 0};
     if (g != NULL) { /* columns that belong to no head */
         for (int i = lane; i < p.stored; i += 32) {
-            if (i >= p.fine && !(i >= p.column && i < p.column + p.coarse)) g[i] = 0;
+            if (i >= p.fine && !(i >= p.column && i < p.column + p.coarse)) store1(g + i, 0);
         }
     }
     row.fine = head_loss(z, p.fine, p.fine_labels[index], p.softmax, 1.0 / p.images, g, &row.fine_hit);
@@ -1292,9 +1307,6 @@ struct optimise_of {
     const struct step *step;
     double *squares; /* [blocks] */
 };
-
-static __device__ __forceinline__ void store1(bf16 *at, float v) { at->bits = (uint16_t)pack_bf16(v, 0); }
-static __device__ __forceinline__ void store1(float *at, float v) { *at = v; }
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
@@ -1370,9 +1382,8 @@ static __global__ void __launch_bounds__(THREADS)
     if (training) step->mu_product *= nadam_mu((double)++step->t);
 }
 
-/* Floats as they are stored: the shadow, and maps that are `wide`. */
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) narrow(const float *from, T *to, size_t n) {
+/* The shadow. */
+static __global__ void __launch_bounds__(THREADS) narrow(const float *from, bf16 *to, size_t n) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n) store1(to + i, from[i]);
 }
