@@ -30,7 +30,7 @@ static const char *const kinds[] = {
     "bn gradient", "apply gradient", "optimise", "next",  "penalty"};
 
 struct options {
-    const char *device, *isa;
+    const char *device;
     int fp32, ops, threads, batch;
 };
 
@@ -341,6 +341,7 @@ static int usage(void) {
 }
 
 int main(int argc, char **argv) {
+    const char *isa = NULL;
     struct options o = {.device = "cpu"};
     struct device *device = NULL;
     struct ceilings ceilings = h200;
@@ -354,7 +355,7 @@ int main(int argc, char **argv) {
         } else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
             o.device = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
-            o.isa = argv[++i];
+            isa = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             o.threads = atoi(argv[++i]);
         } else if (strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
@@ -365,7 +366,7 @@ int main(int argc, char **argv) {
     }
     if (i == argc) return usage();
     if (strcmp(o.device, "cpu") == 0) {
-        failed = device_cpu(&device, o.threads, o.isa, &e);
+        failed = device_cpu(&device, o.threads, isa, &e);
         ceilings = (struct ceilings){40e9, 400e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */
     } else if (strcmp(o.device, "cuda") == 0) {
 #ifdef PARZEN_CUDA
