@@ -42,7 +42,8 @@ GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
 endif
 OBJECTS += $(BUILD)/layers_cuda.o
 ALL_CFLAGS += -DPARZEN_CUDA
-LDLIBS += -L$(dir $(shell command -v $(NVCC)))../lib64 -lcudart_static -ldl -lrt -lpthread -static-libgcc -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
+$(BUILD)/tests/bench: ALL_CFLAGS += -isystem $(dir $(NVCC))../include
+LDLIBS += -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt -lpthread -static-libgcc -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
 endif
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
