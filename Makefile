@@ -48,6 +48,15 @@ endif
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
+# The CUDA device's text also runs without a GPU, as C++ under sanitizers (tests/cuda_host.h), against the CPU device.
+CXX ?= c++
+HOST_CUDA ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
+ifeq ($(HOST_CUDA),1)
+TESTS += test_cuda_layers
+else
+TESTS := $(filter-out test_cuda,$(TESTS))
+endif
+
 .PHONY: all test demo cifar100 asan valgrind fuzz lint format clean
 all: $(BIN)
 
@@ -75,6 +84,36 @@ $(BUILD):
 $(BUILD)/tests/%: tests/%.c $(OBJECTS) | $(BUILD)
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. $(LDFLAGS) -MMD -o $@ $< $(OBJECTS) $(LDLIBS)
+
+HOST_SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+CUDA_TEXT = layers.cu layers_kernels.cuh layers.h base.h philox.h
+$(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
+	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_SANITIZE) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
+CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))
+$(BUILD)/tests/test_cuda: tests/test_cuda.c $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
+$(BUILD)/tests/test_cuda_layers: tests/test_layers.c tests/layers_reference.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
+$(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers:
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -c -o $@.o $<
+	$(CXX) $(HOST_SANITIZE) -pthread -o $@ $@.o $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o -lm
+
+# The same on a GPU, in memory that host and device both reach; and longer.
+$(BUILD)/layers_cuda_managed.o: $(CUDA_TEXT) | $(BUILD)
+	$(NVCC) -O3 -std=c++17 $(GENCODE) -DPARZEN_MANAGED -c -o $@ $<
+$(BUILD)/tests/gpu_%: tests/test_%.c $(CUDA_TESTED) $(BUILD)/layers_cuda_managed.o
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -DTEST_GPU -o $@ $< $(CUDA_TESTED) $(BUILD)/layers_cuda_managed.o $(LDLIBS)
+.PHONY: test-gpu sass
+ifeq ($(CUDA),1)
+test-gpu: $(BUILD)/tests/gpu_cuda $(BUILD)/tests/gpu_layers
+	@BUILD=$(BUILD) sh tests/gpu_tests
+# What nvcc makes of the kernels: warnings, spills, tensor core instructions, occupancy.
+sass:
+	@NVCC=$(NVCC) sh tests/sass
+else
+test-gpu sass:
+	@echo "$@ needs nvcc: install the CUDA toolkit, or name it with NVCC=" && exit 2
+endif
 
 # Replays a folder of hyperopt goldens: tests/golden_tpe DIR
 .PHONY: tests/golden_tpe
@@ -104,7 +143,7 @@ cifar100:
 	@sh tests/cifar100
 
 asan:
-	$(MAKE) BUILD=build/asan BIN=build/asan/parzen OPT="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test
+	$(MAKE) BUILD=build/asan BIN=build/asan/parzen HOST_CUDA=0 OPT="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test
 
 valgrind: $(BIN) $(TESTS:%=$(BUILD)/tests/%)
 	@BUILD=$(BUILD) BIN=./$(BIN) sh tests/valgrind

@@ -319,14 +319,7 @@ enum { BM = 128, WM = 32, STAGES = 4 };
 template <typename T, int BN>
 struct tile {
     enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
-    enum {
-        SIDE = BN == 128 ? 2 : 1,
-        WN = BN / SIDE,
-        WORKERS = 128 * SIDE,
-        BLOCKS = BN == 128                   ? 2
-                 : BN > 64 || sizeof(T) == 4 ? 3
-                                             : 4
-    };
+    enum { SIDE = BN == 128 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE, BLOCKS = BN == 128 ? 2 : 3 };
     enum { ROW_CHUNKS = 4, A_CHUNKS = BM / E, B_CHUNKS = BN / E }; /* of a row: BY_ROW; BY_DEPTH */
     enum { A_BYTES = BK * (A_CHUNKS + 1) * 16, B_BYTES = BK * (B_CHUNKS + 1) * 16, STAGE = A_BYTES + B_BYTES };
     static_assert(A_BYTES >= BM * 64 && B_BYTES >= BN * 64, "a stage holds tiles that lie either way");

@@ -8,7 +8,11 @@
  * What is input stands between NaNs, so that a stray read shows.
  *
  * The reference's own gradients are proved by central differences through its forward loops (test_differences).
- * `test_layers --bench` measures convolutions instead. */
+ * `test_layers --bench` measures convolutions instead.
+ *
+ * Compiled with TEST_CUDA (test_cuda_layers) the devices are CUDA's: fp32 to the same tolerance, and bf16, whose maps
+ * are copied from the scene's floats and back around each run, to BF16_TOLERANCE. Without a GPU the device is
+ * cuda_host.h's, and each scene is played with the warps' turns in both orders, to the same bits. */
 #include <stdlib.h>
 
 #include "../layers.h"
@@ -17,13 +21,19 @@
 #include "layers_reference.h"
 
 #define TOLERANCE 1e-5
+#define BF16_TOLERANCE 4e-3 /* 2^-8: a map is rounded when it is stored, and so may be what it was made from */
+#ifdef TEST_CUDA
+enum { ISAS = 2, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 }; /* fp32, bf16; the warps' order */
+#else
 enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
 static const char *const isa_names[ISAS] = {"avx512", "avx2", "base"};
+#endif
 static struct device *devices[ISAS][THREADS]; /* NULL: this machine has no such */
 static const char *const kind_names[] = {"batch",       "conv",           "bn",          "apply",
                                          "loss",        "conv_data",      "conv_weight", "sums",
                                          "bn_gradient", "apply_gradient", "optimise",    "next"};
 static double worst[OP_PENALTY + 1]; /* the largest deviation seen, relative to the magnitude */
+static double tolerance = TOLERANCE;
 static struct rng rng;
 
 /* ==================================================== scenes ====================================================== */
@@ -48,7 +58,13 @@ struct scene {
 };
 
 static void *own(struct scene *s, long count, size_t bytes) {
-    void *p = s->n_owned < MOST_OWNED ? mem_zero((size_t)count, bytes) : NULL;
+    void *p = NULL;
+#ifdef TEST_CUDA /* memory that both can reach */
+    struct error e;
+    if (s->n_owned < MOST_OWNED) devices[0][0]->alloc(devices[0][0], (size_t)count * bytes + 1, &p, &e);
+#else
+    if (s->n_owned < MOST_OWNED) p = mem_zero((size_t)count, bytes);
+#endif
     if (p == NULL) {
         printf("no memory for the test\n");
         exit(2);
@@ -65,7 +81,13 @@ static void scene_open(struct scene *s, const char *about) {
 }
 
 static void scene_close(struct scene *s) {
-    for (int i = 0; i < s->n_owned; i++) mem_free(s->owned[i]);
+    for (int i = 0; i < s->n_owned; i++) {
+#ifdef TEST_CUDA
+        devices[0][0]->release(devices[0][0], s->owned[i]);
+#else
+        mem_free(s->owned[i]);
+#endif
+    }
     s->n_owned = 0;
 }
 
@@ -81,7 +103,17 @@ static double *widened(struct scene *s, const float *from, long n) {
     for (long i = 0; i < n; i++) p[i] = (double)from[i];
     return p;
 }
-static float normal(void) { return (float)rng_normal(&rng); }
+/* x as bf16 has it, where that is tested: what a scene is made of must survive the copy. */
+static float storable(float x) {
+#ifdef TEST_CUDA
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x == x) bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&x, &bits, sizeof bits);
+#endif
+    return x;
+}
+static float normal(void) { return storable((float)rng_normal(&rng)); }
 
 /* Elements written[i] (NULL: all) of the array must become want; the others must stay. Call it after the array has
  * what it shall have before the operation. */
@@ -120,7 +152,7 @@ enum values { NORMAL, COARSE, ELU_OUTPUT }; /* COARSE: few bits, so that equal v
 static float value_of(enum values kind) {
     const float z = normal();
     if (kind == COARSE) return (float)((int)rng_below(&rng, 9) - 4) * 0.25f;
-    if (kind == ELU_OUTPUT && z < 0) return (float)expm1((double)z);
+    if (kind == ELU_OUTPUT && z < 0) return storable((float)expm1((double)z));
     return z;
 }
 
@@ -180,11 +212,155 @@ static struct ref_bn ref_bn_new(struct scene *s, int c, int links) {
 
 /* ---- playing a scene ---- */
 
+#ifdef TEST_CUDA
+#ifdef TEST_GPU
+static int cuda_host_backwards; /* without effect there */
+#else
+extern int cuda_host_backwards;
+#endif
+
+/* The maps of an operation. */
+static int maps_of(struct op *op, struct map *maps[8]) {
+    int n = 0;
+    switch (op->kind) {
+        case OP_BATCH: maps[n++] = &op->batch.out; break;
+        case OP_CONV:
+            maps[n++] = &op->conv.in;
+            maps[n++] = &op->conv.add;
+            maps[n++] = &op->conv.out;
+            maps[n++] = &op->conv.dropped;
+            break;
+        case OP_APPLY:
+            maps[n++] = &op->apply.in;
+            maps[n++] = &op->apply.out;
+            maps[n++] = &op->apply.dropped;
+            break;
+        case OP_LOSS: maps[n++] = &op->loss.gradient; break;
+        case OP_CONV_DATA:
+            maps[n++] = &op->conv_data.out_gradient;
+            maps[n++] = &op->conv_data.add;
+            maps[n++] = &op->conv_data.gradient;
+            maps[n++] = &op->conv_data.branch;
+            maps[n++] = &op->conv_data.y;
+            maps[n++] = &op->conv_data.branch_y;
+            maps[n++] = &op->conv_data.bn_x;
+            break;
+        case OP_CONV_WEIGHT:
+            maps[n++] = &op->conv_weight.in;
+            maps[n++] = &op->conv_weight.out_gradient;
+            break;
+        case OP_SUMS:
+            maps[n++] = &op->sums.x;
+            maps[n++] = &op->sums.out_gradient;
+            break;
+        case OP_APPLY_GRADIENT:
+            maps[n++] = &op->apply_gradient.x;
+            maps[n++] = &op->apply_gradient.out_gradient;
+            maps[n++] = &op->apply_gradient.gradient;
+            maps[n++] = &op->apply_gradient.branch;
+            maps[n++] = &op->apply_gradient.branch_y;
+            break;
+        default: break;
+    }
+    return n;
+}
+
+static size_t floats_of(const struct map *m, int n) {
+    return (size_t)n * (size_t)m->h * (size_t)m->w * (size_t)m->stride;
+}
+
+/* Gives the operation's maps bf16 places with what the floats hold; floats[i]: where they were. */
+static int to_bf16(struct op *op, int n, struct map *maps[8], float *at[8]) {
+    int failed = OK;
+    const int count = maps_of(op, maps);
+    for (int i = 0; i < count; i++) {
+        at[i] = maps[i]->at;
+        if (at[i] == NULL) continue;
+        const float *first = at[i] - maps[i]->first;
+        uint16_t *block = NULL;
+        for (int k = 0; k < i; k++) { /* the same map, or a neighbour of its slice */
+            if (at[k] != NULL && at[k] - maps[k]->first == first) block = (uint16_t *)maps[k]->at - maps[k]->first;
+        }
+        if (block == NULL) {
+            struct error e;
+            failed |= devices[1][0]->alloc(devices[1][0], floats_of(maps[i], n) * 2, (void **)&block, &e);
+            if (failed) return failed;
+            for (size_t x = 0; x < floats_of(maps[i], n); x++) {
+                uint32_t bits;
+                memcpy(&bits, first + x, sizeof bits);
+                block[x] = (uint16_t)(bits >> 16);
+            }
+        }
+        maps[i]->at = block + maps[i]->first;
+    }
+    return OK;
+}
+
+static void from_bf16(int n, struct map *maps[8], float *at[8], int count) {
+    for (int i = 0; i < count; i++) {
+        if (at[i] == NULL) continue;
+        const uint16_t *from = maps[i]->at;
+        for (size_t x = 0; x < floats_of(maps[i], n); x++) {
+            const uint32_t bits = (uint32_t)from[x] << 16;
+            if ((int)(x % (size_t)maps[i]->stride) < map_stored(maps[i])) memcpy(&at[i][x], &bits, sizeof bits);
+        }
+    }
+    for (int i = 0; i < count; i++) {
+        int seen = 0;
+        for (int k = 0; k < i; k++)
+            seen |= at[k] != NULL && at[i] != NULL && at[k] - maps[k]->first == at[i] - maps[i]->first;
+        if (at[i] != NULL && !seen) devices[1][0]->release(devices[1][0], (uint16_t *)maps[i]->at - maps[i]->first);
+    }
+}
+
+/* Runs it on the scene: step and tally stand in memory of the device for as long as that takes, and what the device has
+ * recorded of the program is forgotten. */
+static int run_on(struct device *d, struct scene *s, const struct program *program, int n, struct error *e) {
+    struct program p = *program;
+    struct parameters parameters = *p.parameters;
+    struct op ops[2];
+    struct map *maps[2][8];
+    float *at[2][8];
+    int count[2] = {0, 0};
+    int failed = d->alloc(d, sizeof *p.step, (void **)&p.step, e);
+    if (!failed) failed = d->alloc(d, sizeof *p.tally, (void **)&p.tally, e);
+    if (failed) return failed;
+    *p.step = s->step;
+    *p.tally = s->tally;
+    memcpy(ops, p.ops, (size_t)p.n_ops * sizeof *ops);
+    p.ops = ops;
+    p.parameters = &parameters;
+    if (d->element == 2) {
+        if (ops[0].kind != OP_OPTIMISE && ops[0].kind != OP_PENALTY) parameters.n_decayed = parameters.n;
+        for (int i = 0; i < p.n_ops; i++) {
+            struct op *op = &ops[i];
+            failed = to_bf16(op, n, maps[i], at[i]);
+            if (failed) return failed;
+            count[i] = maps_of(op, maps[i]);
+        }
+    }
+    failed = d->run(d, &p, n, e);
+    if (!failed) failed = d->wait(d, e);
+    for (int i = 0; i < p.n_ops && !failed; i++) from_bf16(n, maps[i], at[i], count[i]);
+    s->step = *p.step;
+    s->tally = *p.tally;
+    d->release(d, p.step);
+    d->release(d, p.tally);
+    return failed;
+}
+#else
+static int run_on(struct device *d, struct scene *s, const struct program *p, int n, struct error *e) {
+    (void)s;
+    const int failed = d->run(d, p, n, e);
+    return failed ? failed : d->wait(d, e);
+}
+#endif
+
 static int close_enough(double got, double want, double magnitude, double *deviation) {
     if (isnan(want)) return isnan(got);
     if (magnitude > 0 && magnitude < 1e-30) magnitude = 1e-30; /* a float may underflow */
     *deviation = got == want ? 0 : magnitude > 0 ? fabs(got - want) / magnitude : HUGE_VAL;
-    return *deviation <= TOLERANCE;
+    return *deviation <= tolerance;
 }
 
 static void compare(const struct scene *s, enum op_kind kind, const char *device) {
@@ -231,6 +407,7 @@ static void restore(struct scene *s, const struct step *step, const struct tally
     s->tally = *tally;
 }
 
+#ifndef TEST_CUDA
 /* Each allocation inside the run fails in turn: the trial's error, and the device goes on. */
 static void play_without_memory(struct scene *s, const struct program *p, int n, const struct step *step,
                                 const struct tally *tally) {
@@ -251,6 +428,7 @@ static void play_without_memory(struct scene *s, const struct program *p, int n,
         restore(s, step, tally);
     }
 }
+#endif
 
 static void play(struct scene *s, struct op *ops, int n_ops, int n) {
     const struct program p = {
@@ -266,7 +444,11 @@ static void play(struct scene *s, struct op *ops, int n_ops, int n) {
             struct error e = {0};
             if (d == NULL) continue;
             restore(s, &step, &tally);
-            CHECK(d->run(d, &p, n, &e) == OK && d->wait(d, &e) == OK, "%s: %s", s->about, e.text);
+#ifdef TEST_CUDA
+            cuda_host_backwards = t;
+            tolerance = d->element == 2 ? BF16_TOLERANCE : TOLERANCE;
+#endif
+            CHECK(run_on(d, s, &p, n, &e) == OK, "%s: %s", s->about, e.text);
             if (t == 0) {
                 compare(s, ops[0].kind, d->about);
                 first_tally = s->tally;
@@ -282,7 +464,9 @@ static void play(struct scene *s, struct op *ops, int n_ops, int n) {
         }
     }
     restore(s, &step, &tally);
+#ifndef TEST_CUDA
     play_without_memory(s, &p, n, &step, &tally);
+#endif
 }
 
 /* =========================================== convolutions against it ============================================== */
@@ -317,7 +501,7 @@ static void fill_kernel(float *w, const struct shape *s) {
     const int in = stored_of(s->parts, s->in), out = stored_of(1, s->out);
     for (long i = 0; i < (long)s->k * s->k * in * out; i++) {
         const int co = (int)(i % out), ci = (int)(i / out % in);
-        w[i] = real_channel(ci, s->in) && real_channel(co, s->out) ? normal() * 0.1f : 0.0f;
+        w[i] = real_channel(ci, s->in) && real_channel(co, s->out) ? storable(normal() * 0.1f) : 0.0f;
     }
 }
 static void fill_channels(float *v, int n, int width, float scale) {
@@ -933,7 +1117,7 @@ static void case_optimise(enum optimiser kind, struct device *d, long n) {
     for (int t = 0; t < STEPS; t++) {
         for (long i = 0; i < n; i++) p->gradient[i] = normal() * (i % 3 == 0 ? 1e-4f : 1.0f);
         want_l2 += images * (double)l2 * ref_optimise(&o, kind, (double)lr, (double)l2, p->gradient);
-        CHECK(d->run(d, &program, images, &e) == OK && d->wait(d, &e) == OK, "%s", e.text);
+        CHECK(run_on(d, &s, &program, images, &e) == OK, "%s", e.text);
     }
     for (int which = 0; which < 3; which++) {
         const float *got = which == 0 ? p->value : which == 1 ? p->first_moment : p->second_moment;
@@ -1029,7 +1213,7 @@ static void test_rest(void) {
         for (int isa = 0; isa < ISAS; isa++) {
             if (devices[isa][1] == NULL) continue;
             case_optimise(kind, devices[isa][1], 18000);
-            case_optimise(kind, devices[isa][2], 7);
+            case_optimise(kind, devices[isa][THREADS - 1], 7);
         }
     }
     test_next();
@@ -1312,11 +1496,17 @@ int main(int argc, char **argv) {
     for (int isa = 0; isa < ISAS; isa++) {
         for (int t = 0; t < THREADS; t++) {
             struct error e = {0};
+#ifdef TEST_CUDA
+            found += device_cuda(&devices[isa][t], 0, isa == 0, &e) == OK;
+            if (devices[isa][t] == NULL) printf("%s\n", e.text);
+#else
             found += device_cpu(&devices[isa][t], t + 1, isa_names[isa], &e) == OK;
+#endif
         }
     }
     CHECK(found >= THREADS, "no device");
-    test_differences();
+    if (devices[0][0] == NULL) return check_done();
+    if (devices[0][0]->element == sizeof(float) && strcmp(devices[0][0]->name, "cpu") == 0) test_differences();
     test_conv();
     test_maps();
     test_rest();

@@ -1,0 +1,660 @@
+/* cuda_host.h - runs CUDA kernels without a GPU: layers.cu, compiled as C++ with -DCUDA_HOST, includes this in the
+ * place of cuda_runtime.h, and runs under AddressSanitizer like any other code.
+ *
+ * A launch runs its blocks one after another. A block's threads are fibers: each runs until it meets a barrier or an
+ * operation of its warp; the warp's operations (shuffles, ldmatrix, mma) are done for all lanes when the last lane has
+ * arrived, a barrier opens when all threads wait there. What a GPU would leave undefined is made visible: shared memory
+ * is filled with NaN before each block, an asynchronous copy arrives only with the wait for it (NaN until then),
+ * threads that miss a barrier or meet different operations end the program with a line that says where. With
+ * cuda_host_backwards warps take their turns the other way round, so that results that depend on the order, a missing
+ * barrier, show as other bits. Graphs keep what was launched as functions and call them.
+ *
+ * It shows nothing of speed, of memory order between threads, or of the real instructions: that is for `make test-gpu`.
+ */
+#ifndef CUDA_HOST_H
+#define CUDA_HOST_H
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <functional>
+#include <map>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CUDA_HOST_ASAN 1
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+/* ---- what tests can ask for ---- */
+extern "C" {
+int cuda_host_backwards;     /* warps take turns from the last to the first */
+long cuda_host_malloc_fails; /* the n-th cudaMalloc from now fails; 0: none */
+int cuda_host_lost;          /* every call from now on fails, as after an error that cannot be recovered from */
+int cuda_host_devices = 1;   /* GPUs that there are; -1: no driver */
+int cuda_host_no_cublas;     /* the library is not found */
+long cuda_host_launches;     /* counted */
+}
+
+/* ---- fibers ---- */
+
+enum { FIBER_READY, FIBER_BARRIER, FIBER_COLLECTIVE, FIBER_DONE };
+enum { FIBER_STACK = 128 << 10, WARP = 32 };
+enum { COLLECTIVE_LDMATRIX = 1, COLLECTIVE_LDMATRIX_T, COLLECTIVE_MMA, COLLECTIVE_SHUFFLE /* + bytes */ };
+
+struct cuda_host_copy {
+    void *to;
+    const void *from;
+    int bytes, group;
+};
+
+struct cuda_host_fiber {
+#if defined(__x86_64__)
+    void *sp;
+#else
+    ucontext_t context;
+#endif
+    char *stack;
+    void *asan;
+    int state, kind, mask;
+    void *result;
+    const void *a, *b;
+    dim3 index;
+    std::vector<cuda_host_copy> copies; /* on their way */
+    int groups;                         /* committed */
+};
+
+static thread_local struct cuda_host_state {
+    ~cuda_host_state() {
+        for (cuda_host_fiber *f : fibers) {
+            free(f->stack);
+            delete f;
+        }
+    }
+    const char *kernel;
+    dim3 block_index, block_size, grid_size;
+    unsigned char *shared;
+    size_t shared_bytes;
+    cuda_host_fiber scheduler, *now;
+    std::vector<cuda_host_fiber *> fibers;
+    std::function<void()> body;
+    void *scheduler_asan;
+    const void *scheduler_bottom;
+    size_t scheduler_size;
+} cuda_host;
+
+#define threadIdx (cuda_host.now->index)
+#define blockIdx (cuda_host.block_index)
+#define blockDim (cuda_host.block_size)
+#define gridDim (cuda_host.grid_size)
+
+[[noreturn]] static void cuda_host_fail(const char *what) {
+    fprintf(stderr, "cuda_host: %s: block (%u, %u, %u): %s\n", cuda_host.kernel, blockIdx.x, blockIdx.y, blockIdx.z,
+            what);
+    abort();
+}
+
+#if defined(__x86_64__)
+/* Saves what a call must save, changes stacks, and returns on the other one. */
+extern "C" void cuda_host_switch(void **from, void *to);
+asm(R"(
+    .text
+    .weak cuda_host_switch
+    .type cuda_host_switch, @function
+cuda_host_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size cuda_host_switch, .-cuda_host_switch
+)");
+#endif
+
+static void cuda_host_change(cuda_host_fiber *from, cuda_host_fiber *to, void **asan, const void *bottom, size_t size) {
+#ifdef CUDA_HOST_ASAN
+    __sanitizer_start_switch_fiber(asan, bottom, size);
+#else
+    (void)asan;
+    (void)bottom;
+    (void)size;
+#endif
+#if defined(__x86_64__)
+    cuda_host_switch(&from->sp, to->sp);
+#else
+    swapcontext(&from->context, &to->context);
+#endif
+}
+
+/* From a fiber back to the scheduler, until the scheduler comes back. */
+static void cuda_host_yield(int state) {
+    cuda_host_fiber *f = cuda_host.now;
+    f->state = state;
+    cuda_host_change(f, &cuda_host.scheduler, state == FIBER_DONE ? NULL : &f->asan, cuda_host.scheduler_bottom,
+                     cuda_host.scheduler_size);
+#ifdef CUDA_HOST_ASAN
+    __sanitizer_finish_switch_fiber(f->asan, NULL, NULL);
+#endif
+}
+
+static void cuda_host_enter() {
+#ifdef CUDA_HOST_ASAN
+    __sanitizer_finish_switch_fiber(NULL, &cuda_host.scheduler_bottom, &cuda_host.scheduler_size);
+#endif
+    cuda_host.body();
+    if (!cuda_host.now->copies.empty()) cuda_host_fail("a thread has ended with copies still on their way");
+    cuda_host_yield(FIBER_DONE);
+    abort();
+}
+
+static void cuda_host_resume(cuda_host_fiber *f) {
+    cuda_host.now = f;
+    cuda_host_change(&cuda_host.scheduler, f, &cuda_host.scheduler_asan, f->stack, FIBER_STACK);
+#ifdef CUDA_HOST_ASAN
+    __sanitizer_finish_switch_fiber(cuda_host.scheduler_asan, NULL, NULL);
+#endif
+}
+
+static void cuda_host_prepare(cuda_host_fiber *f, unsigned index) {
+    f->state = FIBER_READY;
+    f->index = dim3(index, 0, 0);
+    f->copies.clear();
+    f->groups = 0;
+    f->asan = NULL;
+#ifdef CUDA_HOST_ASAN /* the last frame of the thread that used the stack before, which never returned */
+    ASAN_UNPOISON_MEMORY_REGION(f->stack + FIBER_STACK - 4096, 4096);
+#endif
+#if defined(__x86_64__)
+    void **top = (void **)(f->stack + FIBER_STACK);
+    *--top = NULL; /* where cuda_host_enter would return to: it does not; also aligns the stack as after a call */
+    *--top = (void *)cuda_host_enter;
+    for (int i = 0; i < 6; i++) *--top = NULL;
+    f->sp = top;
+#else
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = FIBER_STACK;
+    f->context.uc_link = NULL;
+    makecontext(&f->context, cuda_host_enter, 0);
+#endif
+}
+
+/* ---- a warp's operations ---- */
+
+static inline float cuda_host_float(uint32_t bf16) {
+    const uint32_t bits = bf16 << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static inline uint32_t cuda_host_bf16(float f) { /* to nearest, ties to even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+static inline uint32_t pack_bf16(float low, float high) { return cuda_host_bf16(low) | cuda_host_bf16(high) << 16; }
+
+/* PTX ISA, ldmatrix .x4: lane l names row l % 8 of matrix l / 8 and gets, of each matrix, elements 2 (l % 4) and the
+ * next of row l / 4; transposed: of column l / 4. */
+static void cuda_host_ldmatrix(cuda_host_fiber **lanes, int transposed) {
+    for (int l = 0; l < WARP; l++) {
+        const unsigned char *row = (const unsigned char *)lanes[l]->a;
+        if ((uintptr_t)row % 16 != 0) cuda_host_fail("ldmatrix: a row that is not 16-byte aligned");
+        if (row < cuda_host.shared || row + 16 > cuda_host.shared + cuda_host.shared_bytes)
+            cuda_host_fail("ldmatrix: a row outside shared memory");
+    }
+    for (int l = 0; l < WARP; l++) {
+        uint32_t *out = (uint32_t *)lanes[l]->result;
+        for (int m = 0; m < 4; m++) {
+            uint32_t v[2];
+            for (int i = 0; i < 2; i++) {
+                const int row = transposed ? l % 4 * 2 + i : l / 4, column = transposed ? l / 4 : l % 4 * 2 + i;
+                v[i] = ((const uint16_t *)lanes[m * 8 + row]->a)[column];
+            }
+            out[m] = v[0] | v[1] << 16;
+        }
+    }
+}
+
+/* PTX ISA, mma.m16n8k16: with g = l / 4, t = l % 4, a register i holds row g + 8 (i % 2), columns 2t + 8 (i / 2) and
+ * the next; b register i rows 2t + 8i and the next of column g; d element i row g + 8 (i / 2), column 2t + i % 2. */
+static void cuda_host_mma(cuda_host_fiber **lanes) {
+    float a[16][16], b[16][8];
+    for (int l = 0; l < WARP; l++) {
+        const uint32_t *x = (const uint32_t *)lanes[l]->a, *y = (const uint32_t *)lanes[l]->b;
+        const int g = l / 4, t = l % 4;
+        for (int i = 0; i < 4; i++) {
+            a[g + i % 2 * 8][2 * t + i / 2 * 8] = cuda_host_float(x[i] & 0xffff);
+            a[g + i % 2 * 8][2 * t + i / 2 * 8 + 1] = cuda_host_float(x[i] >> 16);
+        }
+        for (int i = 0; i < 2; i++) {
+            b[2 * t + 8 * i][g] = cuda_host_float(y[i] & 0xffff);
+            b[2 * t + 8 * i + 1][g] = cuda_host_float(y[i] >> 16);
+        }
+    }
+    for (int l = 0; l < WARP; l++) {
+        float *d = (float *)lanes[l]->result;
+        for (int i = 0; i < 4; i++) {
+            const int row = l / 4 + i / 2 * 8, column = l % 4 * 2 + i % 2;
+            float sum = d[i];
+            for (int k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
+            d[i] = sum;
+        }
+    }
+}
+
+static void cuda_host_shuffle(cuda_host_fiber **lanes, int bytes) {
+    unsigned char values[WARP][8];
+    for (int l = 0; l < WARP; l++) memcpy(values[l], lanes[l ^ lanes[l]->mask]->a, (size_t)bytes);
+    for (int l = 0; l < WARP; l++) memcpy(lanes[l]->result, values[l], (size_t)bytes);
+}
+
+static void cuda_host_collective(cuda_host_fiber **lanes) {
+    const int kind = lanes[0]->kind;
+    for (int l = 1; l < WARP; l++) {
+        if (lanes[l]->kind != kind) cuda_host_fail("the lanes of a warp meet different operations");
+    }
+    if (kind == COLLECTIVE_MMA) {
+        cuda_host_mma(lanes);
+    } else if (kind >= COLLECTIVE_SHUFFLE) {
+        cuda_host_shuffle(lanes, kind - COLLECTIVE_SHUFFLE);
+    } else {
+        cuda_host_ldmatrix(lanes, kind == COLLECTIVE_LDMATRIX_T);
+    }
+    for (int l = 0; l < WARP; l++) lanes[l]->state = FIBER_READY;
+}
+
+/* Runs a warp until its threads wait at a barrier or are done. */
+static void cuda_host_warp(cuda_host_fiber **lanes) {
+    for (;;) {
+        int collective = 0;
+        for (int l = 0; l < WARP; l++) {
+            if (lanes[l]->state == FIBER_READY) cuda_host_resume(lanes[l]);
+            collective += lanes[l]->state == FIBER_COLLECTIVE;
+        }
+        if (collective == 0) return;
+        if (collective < WARP) cuda_host_fail("an operation of a whole warp that not all its lanes reach");
+        cuda_host_collective(lanes);
+    }
+}
+
+static void cuda_host_block(unsigned threads) {
+    while (cuda_host.fibers.size() < threads) {
+        cuda_host_fiber *f = new cuda_host_fiber();
+        f->stack = (char *)aligned_alloc(64, FIBER_STACK);
+        cuda_host.fibers.push_back(f);
+    }
+    for (unsigned i = 0; i < threads; i++) cuda_host_prepare(cuda_host.fibers[i], i);
+    for (;;) {
+        unsigned done = 0, waiting = 0;
+        const unsigned warps = threads / WARP;
+        for (unsigned w = 0; w < warps; w++)
+            cuda_host_warp(&cuda_host.fibers[(cuda_host_backwards ? warps - 1 - w : w) * WARP]);
+        for (unsigned i = 0; i < threads; i++) {
+            done += cuda_host.fibers[i]->state == FIBER_DONE;
+            waiting += cuda_host.fibers[i]->state == FIBER_BARRIER;
+        }
+        if (done == threads) return;
+        if (waiting != threads) cuda_host_fail("a barrier that not all threads reach");
+        for (unsigned i = 0; i < threads; i++) cuda_host.fibers[i]->state = FIBER_READY;
+    }
+}
+
+/* ---- the names that kernels use ---- */
+
+static inline unsigned char *shared_memory() { return cuda_host.shared; }
+static inline void barrier() { cuda_host_yield(FIBER_BARRIER); }
+
+static inline void cuda_host_meet(int kind, void *result, const void *a, const void *b, int mask) {
+    cuda_host_fiber *f = cuda_host.now;
+    f->kind = kind;
+    f->result = result;
+    f->a = a;
+    f->b = b;
+    f->mask = mask;
+    cuda_host_yield(FIBER_COLLECTIVE);
+}
+template <typename V>
+static inline V shuffle_xor(V v, int mask) {
+    V out;
+    cuda_host_meet(COLLECTIVE_SHUFFLE + (int)sizeof v, &out, &v, NULL, mask);
+    return out;
+}
+static inline void load_matrix4(uint32_t r[4], const void *row) {
+    cuda_host_meet(COLLECTIVE_LDMATRIX, r, row, NULL, 0);
+}
+static inline void load_matrix4_transposed(uint32_t r[4], const void *row) {
+    cuda_host_meet(COLLECTIVE_LDMATRIX_T, r, row, NULL, 0);
+}
+static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    cuda_host_meet(COLLECTIVE_MMA, d, a, b, 0);
+}
+
+/* cp.async: 16 bytes, both aligned; bytes 0: zeros arrive, and nothing is read. */
+static inline void copy_async(void *shared, const void *global, int bytes) {
+    if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) cuda_host_fail("cp.async: not 16-byte aligned");
+    if (bytes != 0 && bytes != 16) cuda_host_fail("cp.async: neither 16 bytes nor none");
+    memset(shared, 0xff, 16);
+    cuda_host.now->copies.push_back({shared, global, bytes, cuda_host.now->groups});
+}
+static inline void copy_commit() { cuda_host.now->groups++; }
+template <int N>
+static inline void copy_wait() {
+    cuda_host_fiber *f = cuda_host.now;
+    size_t kept = 0;
+    for (const cuda_host_copy &c : f->copies) {
+        if (c.group >= f->groups - N) {
+            f->copies[kept++] = c;
+        } else if (c.bytes == 0) {
+            memset(c.to, 0, 16);
+        } else {
+            memcpy(c.to, c.from, 16);
+        }
+    }
+    f->copies.resize(kept);
+}
+
+/* ---- the part of the runtime that layers.cu uses ---- */
+
+typedef int cudaError_t;
+enum {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorNotReady = 600,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900
+};
+enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum {
+    cudaStreamNonBlocking = 1,
+    cudaStreamCaptureModeThreadLocal = 1,
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8
+};
+enum { CUDA_HOST_SHARED = 48 << 10, CUDA_HOST_SHARED_MOST = 227 << 10 };
+
+struct cuda_host_stream {
+    std::vector<std::function<void()>> *capture; /* NULL: not capturing */
+};
+struct cuda_host_graph {
+    std::vector<std::function<void()>> work;
+};
+typedef cuda_host_stream *cudaStream_t;
+typedef cuda_host_graph *cudaGraph_t, *cudaGraphExec_t;
+typedef int *cudaEvent_t;
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+    size_t totalGlobalMem;
+};
+
+static int cuda_host_error;                            /* what cudaGetLastError will say */
+static int cuda_host_capturing;                        /* streams that are */
+static std::map<const void *, size_t> cuda_host_asked; /* shared memory that kernels were allowed */
+
+static inline cudaError_t cuda_host_return(cudaError_t error) {
+    if (cuda_host_lost) error = cudaErrorLaunchFailure;
+    if (error != cudaSuccess) cuda_host_error = error;
+    return error;
+}
+static inline const char *cudaGetErrorString(cudaError_t e) {
+    return e == cudaErrorMemoryAllocation ? "out of memory"
+           : e == cudaErrorLaunchFailure  ? "the GPU is lost"
+                                          : "an error";
+}
+static inline const char *cudaGetErrorName(cudaError_t e) {
+    return e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
+           : e == cudaErrorLaunchFailure  ? "cudaErrorLaunchFailure"
+                                          : "cudaErrorUnknown";
+}
+static inline cudaError_t cudaGetLastError() {
+    const cudaError_t e = cuda_host_lost ? (cudaError_t)cudaErrorLaunchFailure : cuda_host_error;
+    cuda_host_error = cudaSuccess;
+    return e;
+}
+static inline cudaError_t cudaGetDeviceCount(int *n) {
+    *n = cuda_host_devices > 0 ? cuda_host_devices : 0;
+    return cuda_host_devices < 0    ? cudaErrorInsufficientDriver
+           : cuda_host_devices == 0 ? cudaErrorNoDevice
+                                    : cudaSuccess;
+}
+static inline cudaError_t cudaSetDevice(int) { return cuda_host_return(cudaSuccess); }
+static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+    memset(p, 0, sizeof *p);
+    strcpy(p->name, "no GPU, but its kernels on the CPU");
+    p->major = 8;
+    p->multiProcessorCount = 4;
+    p->totalGlobalMem = (size_t)1 << 30;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
+    if (cuda_host_capturing) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    *p = NULL;
+    if (cuda_host_malloc_fails > 0 && --cuda_host_malloc_fails == 0) return cuda_host_return(cudaErrorMemoryAllocation);
+    if (posix_memalign(p, 256, bytes) != 0) return cuda_host_return(cudaErrorMemoryAllocation);
+    memset(*p, 0xff, bytes);
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaFree(void *p) {
+    if (cuda_host_capturing) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    free(p);
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    *s = new cuda_host_stream{NULL};
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    delete s;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    return cuda_host_return(s->capture != NULL ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+}
+static void cuda_host_do(cudaStream_t s, const std::function<void()> &work) {
+    if (s != NULL && s->capture != NULL) {
+        s->capture->push_back(work);
+    } else if (!cuda_host_lost) {
+        work();
+    }
+}
+static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t s) {
+    cuda_host_do(s, [=] { memcpy(to, from, bytes); });
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s) {
+    cuda_host_do(s, [=] { memset(to, value, bytes); });
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) {
+    if (s->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    s->capture = new std::vector<std::function<void()>>;
+    cuda_host_capturing++;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
+    *g = new cuda_host_graph;
+    (*g)->work.swap(*s->capture);
+    delete s->capture;
+    s->capture = NULL;
+    cuda_host_capturing--;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned) {
+    *e = new cuda_host_graph(*g);
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
+    if (!cuda_host_lost) {
+        for (const std::function<void()> &work : e->work) cuda_host_do(s, work);
+    }
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    delete g;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
+    delete e;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaFuncSetAttribute(const void *kernel, int, int bytes) {
+    if (bytes > CUDA_HOST_SHARED_MOST) return cuda_host_return(cudaErrorInvalidValue);
+    cuda_host_asked[kernel] = (size_t)bytes;
+    return cuda_host_return(cudaSuccess);
+}
+/* Events mark no time here: the one before an operation that was launched is 1 ms before the next. */
+static inline cudaError_t cudaEventCreate(cudaEvent_t *e) {
+    *e = new int(0);
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+    *e = 1;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
+    *ms = 1;
+    return cuda_host_return(*a && *b ? cudaSuccess : cudaErrorInvalidValue);
+}
+static inline cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete e;
+    return cuda_host_return(cudaSuccess);
+}
+
+/* ---- launches ---- */
+
+static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+    cuda_host.kernel = name;
+    cuda_host.grid_size = grid;
+    cuda_host.block_size = block;
+    cuda_host.shared_bytes = shared;
+    cuda_host.body = body;
+    cuda_host_launches++;
+    void *memory = NULL;
+    if (posix_memalign(&memory, 128, shared + 1) != 0) abort();
+    cuda_host.shared = (unsigned char *)memory;
+    for (unsigned z = 0; z < grid.z; z++) {
+        for (unsigned y = 0; y < grid.y; y++) {
+            for (unsigned x = 0; x < grid.x; x++) {
+                cuda_host.block_index = dim3(x, y, z);
+                memset(memory, 0xff, shared);
+                cuda_host_block(block.x);
+            }
+        }
+    }
+    free(memory);
+}
+
+template <typename... P, typename... A>
+static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+                             cudaStream_t s, A... arguments) {
+    const auto asked = cuda_host_asked.find((const void *)kernel);
+    const size_t most = asked != cuda_host_asked.end() ? asked->second : (size_t)CUDA_HOST_SHARED;
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        block.x == 0 || block.x > 1024 || block.x % WARP != 0 || block.y != 1 || block.z != 1 || shared > most) {
+        cuda_host_error = cudaErrorInvalidConfiguration;
+        return;
+    }
+    cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, [=] { kernel(arguments...); }); });
+}
+#define LAUNCH(kernel, grid, block, shared, stream, ...) \
+    cuda_host_launch(#kernel, kernel, grid, block, shared, stream, __VA_ARGS__)
+
+/* ---- a stand-in for cuBLAS: plain loops over column-major matrices ---- */
+
+static float cuda_host_element(const void *p, int type, size_t i) {
+    return type == 14 ? cuda_host_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+struct cuda_host_blas {
+    cudaStream_t stream;
+};
+static int cuda_host_blas_create(cuda_host_blas **handle) {
+    *handle = new cuda_host_blas();
+    return 0;
+}
+static int cuda_host_blas_destroy(cuda_host_blas *handle) {
+    delete handle;
+    return 0;
+}
+static int cuda_host_blas_stream_set(cuda_host_blas *handle, cudaStream_t s) {
+    handle->stream = s;
+    return 0;
+}
+static int cuda_host_blas_workspace(cuda_host_blas *, void *, size_t) { return 0; }
+static int cuda_host_blas_gemm(cuda_host_blas *handle, int ta, int tb, int m, int n, int k, const void *, const void *a,
+                               int type_a, int lda, const void *b, int type_b, int ldb, const void *, void *c, int,
+                               int ldc, int, int) {
+    cuda_host_do(handle->stream, [=] {
+        std::vector<float> x((size_t)m * (size_t)k), y((size_t)n * (size_t)k);
+        for (int i = 0; i < m; i++)
+            for (int q = 0; q < k; q++)
+                x[(size_t)i * (size_t)k + (size_t)q] = cuda_host_element(
+                    a, type_a, ta ? (size_t)i * (size_t)lda + (size_t)q : (size_t)q * (size_t)lda + (size_t)i);
+        for (int j = 0; j < n; j++)
+            for (int q = 0; q < k; q++)
+                y[(size_t)j * (size_t)k + (size_t)q] = cuda_host_element(
+                    b, type_b, tb ? (size_t)q * (size_t)ldb + (size_t)j : (size_t)j * (size_t)ldb + (size_t)q);
+        for (int j = 0; j < n; j++) {
+            for (int i = 0; i < m; i++) {
+                float sum = 0;
+                for (int q = 0; q < k; q++)
+                    sum += x[(size_t)i * (size_t)k + (size_t)q] * y[(size_t)j * (size_t)k + (size_t)q];
+                ((float *)c)[(size_t)j * (size_t)ldc + (size_t)i] = sum;
+            }
+        }
+    });
+    return 0;
+}
+static inline void *cuda_host_dlopen(const char *) { return cuda_host_no_cublas ? NULL : (void *)&cuda_host_no_cublas; }
+static inline void *cuda_host_dlsym(void *, const char *name) {
+    if (strcmp(name, "cublasCreate_v2") == 0) return (void *)cuda_host_blas_create;
+    if (strcmp(name, "cublasDestroy_v2") == 0) return (void *)cuda_host_blas_destroy;
+    if (strcmp(name, "cublasSetStream_v2") == 0) return (void *)cuda_host_blas_stream_set;
+    if (strcmp(name, "cublasSetWorkspace_v2") == 0) return (void *)cuda_host_blas_workspace;
+    if (strcmp(name, "cublasGemmEx") == 0) return (void *)cuda_host_blas_gemm;
+    return NULL;
+}
+#endif

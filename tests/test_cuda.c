@@ -1,0 +1,356 @@
+/* test_cuda.c - the CUDA device with whole nets, against the CPU device: losses, every gradient, every updated weight
+ * and every moving average, for each kind of pooling, each kernel size, each optimiser, with and without normalisation,
+ * residual units, first_conv and a second dense layer, through full and last smaller batches; bf16 against fp32; the
+ * same bits twice; and what happens when memory or the device is gone.
+ *
+ * Linked with layers.cu as C++ (cuda_host.h) it needs no GPU; linked with nvcc's object it runs on one, where it also
+ * trains longer (see main). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../net.h"
+#include "check.h"
+
+/* fp32 on both sides: sums in other orders. Gradients and weights as the norm of the difference over the norm; after
+ * two updates Nadam and Adam have made steps as large as the learning rate of gradients that are near 0, so weights are
+ * compared on that scale. */
+#define FP32_LOSS 2e-5
+#define FP32_GRADIENT 2e-4
+#define FP32_STEP 0.01
+/* bf16: maps are rounded to 8 bits, gradients pass through some 20 layers; those of biases and betas are sums over all
+ * pixels in which much cancels, and a rounded map flips a relu here and there. */
+#define BF16_LOSS 0.01
+#define BF16_GRADIENT 0.25
+#define BF16_VECTOR 0.75
+
+#ifdef TEST_GPU
+int cuda_host_backwards, cuda_host_lost, cuda_host_devices, cuda_host_no_cublas; /* without effect there */
+long cuda_host_malloc_fails;
+#else
+extern int cuda_host_backwards, cuda_host_lost, cuda_host_devices, cuda_host_no_cublas;
+extern long cuda_host_malloc_fails;
+#endif
+
+enum { SIDE = 16, IMAGES = 9, BATCH = 6 };
+static struct device *cpu, *fp32, *bf16;
+static struct images images;
+static double worst_loss, worst_gradient, worst_step, worst_bf16;
+
+static struct net_config base(void) {
+    struct net_config c;
+    struct document doc;
+    struct error e;
+    const char *text =
+        "{'lr_rate_mult': 1.0, 'l2_weight_reg_mult': 1.0, 'batch_size': 6, 'optimizer': 'Nadam', "
+        "'coarse_labels_weight': 0.2, 'conv_dropout_drop_proba': 0.2, 'fc_dropout_drop_proba': 0.3, 'use_BN': True, "
+        "'first_conv': None, 'residual': None, 'conv_hiddn_units_mult': 0.25, 'conv_kernel_size': 3, "
+        "'res_conv_kernel_size': 3, 'pooling_type': 'max', 'conv_pool_res_start_idx': 0, 'nb_conv_pool_layers': 2, "
+        "'fc_units_1_mult': 0.05, 'one_more_fc': None, 'activation': 'elu'}";
+    memset(&c, 0, sizeof c);
+    CHECK(value_parse(&doc, text, strlen(text), "base", &e) == OK && config_read(&c, doc.root, "base", &e) == OK, "%s",
+          e.text);
+    document_free(&doc);
+    return c;
+}
+
+struct trained {
+    struct net *net;
+    struct net_images set;
+    struct net_metrics epoch[2], judge[2];
+};
+
+/* Builds a net and trains it for `epochs` epochs of a full and a smaller batch. */
+static int train(struct trained *t, const struct net_config *c, struct device *d, int epochs, struct error *e) {
+    const struct net_options options = {.seed = 3, .trial = 1, .fine = 100, .coarse = 20};
+    memset(t, 0, sizeof *t);
+    int failed = net_images_load(&t->set, &images, d, e);
+    if (!failed) failed = net_build(&t->net, c, &options, d, &t->set, &t->set, e);
+    for (int i = 0; i < epochs && !failed; i++) {
+        failed = net_train_epoch(t->net, i, &t->epoch[i], NULL, NULL, e);
+        if (!failed) failed = net_judge(t->net, &t->judge[i], NULL, NULL, e);
+    }
+    return failed;
+}
+
+static void trained_free(struct trained *t, struct device *d) {
+    net_free(t->net);
+    net_images_unload(&t->set, d);
+}
+
+static double relative(double a, double b) { return fabs(a - b) / (fabs(b) > 1e-6 ? fabs(b) : 1e-6); }
+
+static double metrics_deviation(const struct net_metrics *a, const struct net_metrics *b) {
+    const double d[3] = {relative(a->loss, b->loss), relative(a->fine_loss, b->fine_loss),
+                         relative(a->coarse_loss, b->coarse_loss)};
+    double most = 0;
+    for (int i = 0; i < 3; i++) most = d[i] > most || isnan(d[i]) ? d[i] : most;
+    return most;
+}
+
+/* |a - b| / |b| of a tensor, or, with `unit`, |a - b| / (unit sqrt n): NaN counts as infinite. */
+static double tensor_deviation(struct net *a, struct net *b, int i, enum net_kind kind, double unit) {
+    const struct net_tensor t = net_get_tensor(b, i);
+    float *x = mem_alloc(t.n * sizeof *x), *y = mem_alloc(t.n * sizeof *y);
+    struct error e;
+    double difference = 0, size = 0;
+    CHECK(
+        x != NULL && y != NULL && net_read_tensor(a, i, kind, x, &e) == OK && net_read_tensor(b, i, kind, y, &e) == OK,
+        "%s", t.name);
+    for (size_t k = 0; k < t.n; k++) {
+        difference += ((double)x[k] - (double)y[k]) * ((double)x[k] - (double)y[k]);
+        size += (double)y[k] * (double)y[k];
+    }
+    mem_free(x);
+    mem_free(y);
+    if (isnan(difference)) return HUGE_VAL;
+    if (unit > 0) return sqrt(difference / (double)t.n) / unit;
+    return size > 0 ? sqrt(difference / size) : difference > 0 ? HUGE_VAL : 0;
+}
+
+static void compare(const char *name, const struct net_config *c) {
+    struct trained a, b, h;
+    struct error e = {0};
+    const double learning_rate = 0.001 * c->lr_rate_mult;
+    /* The first batch alone: gradients; then, from the beginning again, two epochs. */
+    CHECK(train(&a, c, cpu, 0, &e) == OK && train(&b, c, fp32, 0, &e) == OK && train(&h, c, bf16, 0, &e) == OK,
+          "%s: %s", name, e.text);
+    if (e.kind) return;
+    uint32_t order[BATCH];
+    struct net_metrics m[3];
+    for (uint32_t i = 0; i < BATCH; i++) order[i] = IMAGES - 1 - i;
+    CHECK(net_train_step(a.net, order, BATCH, &m[0], &e) == OK &&
+              net_train_step(b.net, order, BATCH, &m[1], &e) == OK &&
+              net_train_step(h.net, order, BATCH, &m[2], &e) == OK,
+          "%s: %s", name, e.text);
+    for (int i = 0; i < net_n_tensors(a.net); i++) {
+        const struct net_tensor t = net_get_tensor(a.net, i);
+        const double g = t.moving ? 0 : tensor_deviation(b.net, a.net, i, NET_GRADIENT, 0);
+        const double w = tensor_deviation(b.net, a.net, i, NET_VALUE, t.moving ? 1 : learning_rate);
+        const double g16 = t.moving ? 0 : tensor_deviation(h.net, a.net, i, NET_GRADIENT, 0);
+        CHECK(g <= FP32_GRADIENT, "%s: fp32: gradient of %s: %g", name, t.name, g);
+        CHECK(w <= FP32_STEP, "%s: fp32: %s after an update: %g of a step", name, t.name, w);
+        CHECK(g16 <= (t.dims > 1 ? BF16_GRADIENT : BF16_VECTOR), "%s: bf16: gradient of %s: %g", name, t.name, g16);
+        worst_gradient = g > worst_gradient ? g : worst_gradient;
+        worst_step = w > worst_step ? w : worst_step;
+        if (t.dims > 1) worst_bf16 = g16 > worst_bf16 ? g16 : worst_bf16;
+    }
+    CHECK(metrics_deviation(&m[1], &m[0]) <= FP32_LOSS, "%s: fp32: loss %.9g, not %.9g", name, m[1].loss, m[0].loss);
+    CHECK(metrics_deviation(&m[2], &m[0]) <= BF16_LOSS, "%s: bf16: loss %.9g, not %.9g", name, m[2].loss, m[0].loss);
+    trained_free(&a, cpu);
+    trained_free(&b, fp32);
+    trained_free(&h, bf16);
+
+    CHECK(train(&a, c, cpu, 1, &e) == OK && train(&b, c, fp32, 1, &e) == OK && train(&h, c, bf16, 1, &e) == OK,
+          "%s: %s", name, e.text);
+    const double loss = fmax(metrics_deviation(&b.epoch[0], &a.epoch[0]), metrics_deviation(&b.judge[0], &a.judge[0]));
+    CHECK(loss <= 10 * FP32_LOSS, "%s: fp32: an epoch: loss %.9g, not %.9g; judged %.9g, not %.9g", name,
+          b.epoch[0].loss, a.epoch[0].loss, b.judge[0].loss, a.judge[0].loss);
+    CHECK(b.epoch[0].fine_accuracy == a.epoch[0].fine_accuracy, "%s: fp32: other hits", name);
+    CHECK(fmax(metrics_deviation(&h.epoch[0], &a.epoch[0]), metrics_deviation(&h.judge[0], &a.judge[0])) <= BF16_LOSS,
+          "%s: bf16: an epoch: loss %.9g, not %.9g; judged %.9g, not %.9g", name, h.epoch[0].loss, a.epoch[0].loss,
+          h.judge[0].loss, a.judge[0].loss);
+    worst_loss = loss > worst_loss ? loss : worst_loss;
+    trained_free(&a, cpu);
+    trained_free(&b, fp32);
+    trained_free(&h, bf16);
+}
+
+static void test_nets(void) {
+    struct net_config c = base();
+    compare("max, k 3, BN, Nadam", &c);
+    c.pooling = POOLING_AVG;
+    c.conv_kernel = 2;
+    c.activation = ACT_RELU;
+    c.optimizer = OPT_ADAM;
+    c.residual = 2;
+    c.res_kernel = 4;
+    compare("avg, k 2, BN, residual 2 of k 4, relu, Adam", &c);
+    c = base();
+    c.pooling = POOLING_ALL_CONV;
+    c.conv_kernel = 4;
+    c.use_bn = 0;
+    c.first_conv = 3;
+    c.one_more_fc = 0.05;
+    c.optimizer = OPT_RMSPROP;
+    compare("all_conv, k 4, no BN, first_conv, one_more_fc, RMSprop", &c);
+    c = base();
+    c.pooling = POOLING_INCEPTION;
+    c.conv_kernel = 1;
+    c.residual = 2;
+    c.res_kernel = 2;
+    c.first_conv = 4;
+    c.softmax = 1;
+    compare("inception, k 1, BN, residual 2 of k 2, softmax", &c);
+    c = base();
+    c.pooling = POOLING_INCEPTION;
+    c.use_bn = 0;
+    c.residual = 1;
+    c.residual_start = 1;
+    c.activation = ACT_RELU;
+    compare("inception, k 3, no BN, residual in block 2, relu", &c);
+}
+
+/* The same steps twice, and with the warps' turns the other way round: the same bits. */
+static void test_bits(void) {
+    struct net_config c = base();
+    struct device *devices[] = {fp32, bf16};
+    c.pooling = POOLING_ALL_CONV;
+    c.residual = 1;
+    for (int k = 0; k < 2; k++) {
+        struct trained a, b;
+        struct error e = {0};
+        CHECK(train(&a, &c, devices[k], 2, &e) == OK, "%s", e.text);
+        cuda_host_backwards = 1;
+        CHECK(train(&b, &c, devices[k], 2, &e) == OK, "%s", e.text);
+        cuda_host_backwards = 0;
+        CHECK(memcmp(a.epoch, b.epoch, sizeof a.epoch) == 0 && memcmp(a.judge, b.judge, sizeof a.judge) == 0,
+              "%s: other losses the second time", devices[k]->about);
+        for (int i = 0; i < net_n_tensors(a.net); i++) {
+            CHECK(tensor_deviation(a.net, b.net, i, NET_VALUE, 0) == 0, "%s: other bits in %s", devices[k]->about,
+                  net_get_tensor(a.net, i).name);
+        }
+        trained_free(&a, devices[k]);
+        trained_free(&b, devices[k]);
+    }
+}
+
+/* Weights that the host writes reach the bf16 copy that the kernels read. */
+static void test_written_weights(void) {
+    struct net_config c = base();
+    struct trained a, b;
+    struct error e = {0};
+    CHECK(train(&a, &c, bf16, 1, &e) == OK && train(&b, &c, bf16, 0, &e) == OK, "%s", e.text);
+    for (int i = 0; i < net_n_tensors(a.net); i++) {
+        const struct net_tensor t = net_get_tensor(a.net, i);
+        float *x = mem_alloc(t.n * sizeof *x);
+        CHECK(x != NULL && net_read_tensor(a.net, i, NET_VALUE, x, &e) == OK &&
+                  net_write_tensor(b.net, i, NET_VALUE, x, &e) == OK,
+              "%s", t.name);
+        mem_free(x);
+    }
+    CHECK(net_judge(b.net, &b.judge[0], NULL, NULL, &e) == OK, "%s", e.text);
+    CHECK(memcmp(&a.judge[0], &b.judge[0], sizeof a.judge[0]) == 0, "loaded weights: loss %.9g, not %.9g",
+          b.judge[0].loss, a.judge[0].loss);
+    trained_free(&a, bf16);
+    trained_free(&b, bf16);
+}
+
+/* Each allocation fails in turn: a failed trial, no leak, and the device goes on with the next. */
+static void test_memory(void) {
+    struct net_config c = base();
+    struct trained t;
+    struct error e = {0};
+    long n = 0;
+    for (int failed = 1; failed && n < 60;) {
+        cuda_host_malloc_fails = ++n;
+        failed = train(&t, &c, bf16, 1, &e);
+        cuda_host_malloc_fails = 0;
+        CHECK(failed == OK || (failed == ERROR_TRIAL && strstr(e.text, "out of GPU memory") != NULL),
+              "allocation %ld: error %d: %s", n, failed, e.text);
+        trained_free(&t, bf16);
+    }
+    CHECK(n > 8 && n < 60, "%ld allocations", n);
+    CHECK(train(&t, &c, bf16, 1, &e) == OK && isfinite(t.epoch[0].loss), "after it: %s", e.text);
+    trained_free(&t, bf16);
+}
+
+static void test_lost(void) {
+    struct net_config c = base();
+    struct device *d;
+    struct trained t;
+    struct error e = {0};
+    CHECK(device_cuda(&d, 0, 0, &e) == OK, "%s", e.text);
+    CHECK(train(&t, &c, d, 0, &e) == OK, "%s", e.text);
+    cuda_host_lost = 1;
+    CHECK(net_train_epoch(t.net, 0, &t.epoch[0], NULL, NULL, &e) == ERROR_ENVIRONMENT && strstr(e.text, "GPU") != NULL,
+          "lost: %s", e.text);
+    trained_free(&t, d);
+    d->close(d);
+    cuda_host_lost = 0;
+}
+
+/* The one line that says what is missing. */
+static void test_missing(void) {
+    struct device *d;
+    struct error e = {0};
+    cuda_host_devices = 0;
+    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && d == NULL && strstr(e.text, "no GPU") != NULL, "%s",
+          e.text);
+    cuda_host_devices = -1;
+    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "driver") != NULL, "%s", e.text);
+    cuda_host_devices = 1;
+    CHECK(device_cuda(&d, 1, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "no GPU 1") != NULL, "%s", e.text);
+    cuda_host_no_cublas = 1;
+    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "cuBLAS") != NULL, "%s", e.text);
+    cuda_host_no_cublas = 0;
+}
+
+/* On a GPU: 500 steps in bf16 and in fp32, from the same weights with the same batches. */
+static void test_long(void) {
+    enum { EPOCHS = 250 }; /* two batches each */
+    struct net_config c = base();
+    struct device *devices[] = {fp32, bf16};
+    double last[2] = {0, 0}, first[2] = {0, 0};
+    for (int k = 0; k < 2; k++) {
+        struct trained t;
+        struct error e = {0};
+        CHECK(train(&t, &c, devices[k], 0, &e) == OK, "%s", e.text);
+        for (int i = 0; i < EPOCHS; i++) {
+            struct net_metrics m;
+            CHECK(net_train_epoch(t.net, i, &m, NULL, NULL, &e) == OK && isfinite(m.loss), "epoch %d: %s", i, e.text);
+            if (i < 10) first[k] += m.loss / 10;
+            if (i >= EPOCHS - 10) last[k] += m.loss / 10;
+        }
+        trained_free(&t, devices[k]);
+    }
+    printf("500 steps: fp32 from %.4f to %.4f, bf16 from %.4f to %.4f\n", first[0], last[0], first[1], last[1]);
+    CHECK(last[0] < 0.8 * first[0] && last[1] < 0.8 * first[1], "it does not learn");
+    CHECK(fabs(last[1] - last[0]) < 0.1 * first[0], "bf16 learns otherwise than fp32");
+}
+
+int main(int argc, char **argv) {
+    struct error e = {0};
+    const int on_gpu = argc > 1 && strcmp(argv[1], "--gpu") == 0;
+    const int small = argc > 1 && strcmp(argv[1], "--small") == 0; /* under a checker that makes it slow */
+    images = (struct images){.n = IMAGES, .h = SIDE, .w = SIDE, .c = 3};
+    images.pixels = mem_alloc(IMAGES * SIDE * SIDE * 3);
+    images.fine = mem_alloc(IMAGES);
+    images.coarse = mem_alloc(IMAGES);
+    if (images.pixels == NULL || images.fine == NULL || images.coarse == NULL) return 1;
+    struct rng rng = rng_make(7, 0, RNG_SYNTHETIC);
+    for (int i = 0; i < IMAGES * SIDE * SIDE * 3; i++) images.pixels[i] = (uint8_t)rng_below(&rng, 256);
+    for (int i = 0; i < IMAGES; i++) {
+        images.fine[i] = (uint8_t)rng_below(&rng, 100);
+        images.coarse[i] = (uint8_t)(images.fine[i] / 5);
+    }
+    CHECK(
+        device_cpu(&cpu, 2, NULL, &e) == OK && device_cuda(&fp32, 0, 1, &e) == OK && device_cuda(&bf16, 0, 0, &e) == OK,
+        "%s", e.text);
+    if (bf16 == NULL) return check_done();
+    printf("%s\n", bf16->about);
+    test_written_weights();
+    if (!small) {
+        test_nets();
+        test_bits();
+    }
+    if (on_gpu) {
+        test_long();
+    } else if (!small) {
+        test_memory();
+        test_lost();
+        test_missing();
+    }
+    printf(
+        "the largest deviations from the CPU: fp32 loss %.1e, gradient %.1e, update %.1e of a step; bf16 gradient "
+        "%.1e\n",
+        worst_loss, worst_gradient, worst_step, worst_bf16);
+    cpu->close(cpu);
+    fp32->close(fp32);
+    bf16->close(bf16);
+    mem_free(images.pixels);
+    mem_free(images.fine);
+    mem_free(images.coarse);
+    return check_done();
+}
