@@ -21,7 +21,7 @@ FLAGS_avx2 = -mavx2 -mfma
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma
 endif
 
-ROOMS = space checkpoint tpe data config net report search base threads device_cpu
+ROOMS = space checkpoint tpe data config net report search worker base threads device_cpu
 OBJECTS = $(ROOMS:%=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/layers_cpu_%.o)
 
 # The CUDA device is built in where there is an nvcc (and its source): cudart is linked in, so the binary also starts
@@ -152,6 +152,22 @@ valgrind: $(BIN) $(TESTS:%=$(BUILD)/tests/%)
 FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
+
+# A search among faults, in minutes; as root it also mounts small file systems.
+.PHONY: faults
+faults: $(BIN) $(BUILD)/tests/flip_log
+	@BUILD=$(BUILD) bash tests/faults ./$(BIN)
+
+# What has threads, and workers beside each other, under ThreadSanitizer.
+.PHONY: tsan
+tsan:
+	$(MAKE) BUILD=build/tsan BIN=build/tsan/parzen OPT="-O1 -g -fsanitize=thread" build/tsan/parzen
+	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 bash tests/faults build/tsan/parzen threads workers stopped
+
+# A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
+.PHONY: slurm
+slurm: $(BIN)
+	@sh tests/slurm ./$(BIN)
 
 # Against hyperopt and Keras, which it installs into .venv.
 .PHONY: conformance

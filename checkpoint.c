@@ -5,18 +5,27 @@
  *     file    = "parzen trials 1\n" record*
  *     record  = u32 marker 0x7A52504C, u32 type, u32 length, payload[length], u32 CRC-32C of type, length and payload
  *     type 1, the search, first and once:  u64 seed, string space, string settings
- *     type 2, a trial:  u32 number, u32 status, f64 loss, f64 seconds, i64 finished (Unix), u32 epochs, f64 fine, f64
- * coarse, string name, string reason, u32 n, f64 values[n] (NaN: inactive) string  = u32 bytes, bytes (UTF-8, no 0)
+ *     type 2, a trial:  u32 number, u32 status, f64 loss, f64 seconds, i64 finished (Unix), u32 epochs, f64 fine,
+ *                       f64 coarse, string name, string reason, u32 n, f64 values[n] (NaN: inactive)
+ *     type 3, a claim:  u32 number, u32 attempt, i64 since (Unix), string worker, u32 n, f64 values[n]
+ *     type 4, a claim given back:  u32 number, u32 attempt
+ *     type 5, the space of what follows:  string space
+ *     string  = u32 bytes, bytes (UTF-8, no 0)
  *
  * A record of another type with a good checksum is passed over, so that a later version may add some. A record counts
  * when it lies whole and unhurt behind others that do: at the first that does not, reading ends. What follows is cut
- * off when the log is opened for writing, and kept in trials.log.cut-OFFSET. Writers append under a lock of the whole
- * file (fcntl, which NFS carries too, of the open file where the system has such), read what others have appended
- * before they write, write a record with one call, and fsync.
+ * off when the log is opened for writing, and kept in trials.log.cut-OFFSET.
+ *
+ * Writers append under a lock of the whole file, read what others have appended before they write, write a record with
+ * one call, and fsync. The lock is fcntl's, of the open file (Linux) where there is such, else of the process: on NFS
+ * it is the server's, which link- and O_EXCL-made lock files on old servers are not, and it goes with its holder: a
+ * process that dies gives it back at once, a machine that dies when the server's lease ends. So no lock can be stale. A
+ * process that is stopped while it holds the lock is waited for, not for ever.
  *
  * Tensors are a safetensors file: u64 n, n bytes of JSON {"__metadata__": {...}, NAME: {"dtype": "F32", "shape": [...],
  * "data_offsets": [begin, end]}, ...}, padded with spaces to a multiple of 8, then the data. The metadata's "crc32c" is
- * that of the data. */
+ * that of the data, its "metadata_crc32c" that of the other keys and values, in their order, each with a 0 behind it.
+ */
 #define _GNU_SOURCE
 #include "checkpoint.h"
 
@@ -28,11 +37,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char log_magic[] = "parzen trials 1\n";
 enum { MAGIC = 16, VERSION = 14, MARKER = 0x7A52504C, RECORD_HEAD = 12, RECORD_LEAST = 16, RECORD_MOST = 16 << 20 };
-enum { RECORD_SEARCH = 1, RECORD_TRIAL = 2 };
+enum { RECORD_SEARCH = 1, RECORD_TRIAL, RECORD_CLAIM, RECORD_GIVE_BACK, RECORD_SPACE };
 
 /* ==================================== bytes there and back ==================================== */
 
@@ -95,16 +105,32 @@ static uint32_t word_at(const uint8_t *p) {
 
 /* ========================================== the log =========================================== */
 
+/* What is known of a number: a place of a hash table. */
+struct known {
+    uint32_t number;
+    int used, recorded;
+    int claim; /* its place among the claims; -1: none */
+};
+
 struct log {
     struct arena arena; /* all strings and values */
     char *path;
-    int file, write;
+    int file, write, locked;
     int has_header;
     struct log_header header;
-    int n, room, n_values; /* n_values: of every trial; -1 until the first */
+    int n, room, n_values; /* n_values: of every trial of this space; -1 until the first */
     struct trial *trials;
+    int n_claims, claims_room; /* open ones */
+    struct claim *claims;
+    int n_known, known_room; /* room: a power of two, or 0 */
+    struct known *known;
+    uint32_t free; /* all below are recorded or claimed */
+    int n_spaces;
+    const char **spaces;
     size_t end; /* of the last good record in the file */
 };
+
+void (*log_waiting)(const char *line);
 
 static void add_record(struct text *t, uint32_t type, const struct text *payload) {
     const size_t start = t->n;
@@ -126,13 +152,109 @@ static int log_room(struct log *log) {
     return 1;
 }
 
-static int number_known(const struct log *log, uint32_t number) {
-    /* Numbers are handed out in order: one above the last is new, and the search is short otherwise. */
-    if (log->n == 0 || number > log->trials[log->n - 1].number) return 0;
-    for (int i = log->n - 1; i >= 0; i--) {
-        if (log->trials[i].number == number) return 1;
+static struct known *known_place(const struct log *log, uint32_t number) {
+    if (log->known_room == 0) return NULL;
+    const uint32_t mask = (uint32_t)log->known_room - 1;
+    uint32_t i = (number * 2654435761u) & mask;
+    while (log->known[i].used && log->known[i].number != number) i = (i + 1) & mask;
+    return &log->known[i];
+}
+
+static const struct known *known_find(const struct log *log, uint32_t number) {
+    const struct known *k = known_place(log, number);
+    return k != NULL && k->used ? k : NULL;
+}
+
+/* The place of a number, made where it has none. NULL where there is no memory. */
+static struct known *known_make(struct log *log, uint32_t number) {
+    if (2 * (log->n_known + 1) > log->known_room) {
+        const struct log old = *log;
+        const int room = log->known_room == 0 ? 64 : 2 * log->known_room;
+        struct known *all = mem_zero((size_t)room, sizeof *all);
+        if (all == NULL) return NULL;
+        log->known = all;
+        log->known_room = room;
+        for (int i = 0; i < old.known_room; i++) {
+            if (old.known[i].used) *known_place(log, old.known[i].number) = old.known[i];
+        }
+        mem_free(old.known);
     }
-    return 0;
+    struct known *k = known_place(log, number);
+    if (!k->used) {
+        *k = (struct known){.number = number, .used = 1, .claim = -1};
+        log->n_known++;
+    }
+    return k;
+}
+
+static void drop_claim(struct log *log, struct known *k) {
+    if (k->claim < 0) return;
+    const int last = --log->n_claims;
+    if (k->claim != last) { /* the last takes its place */
+        log->claims[k->claim] = log->claims[last];
+        known_place(log, log->claims[last].number)->claim = k->claim;
+    }
+    k->claim = -1;
+}
+
+/* Values at the end of a payload: u32 n, f64[n]. Returns 1, 0 where they make no sense, -1 without memory. */
+static int take_values(struct log *log, struct cursor *c, const double **out, int *n) {
+    const size_t values = (size_t)take(c, 4);
+    if (c->bad || values != (size_t)(c->end - c->at) / 8 || (size_t)(c->end - c->at) % 8 != 0) return 0;
+    if (log->n_values >= 0 && values != (size_t)log->n_values) return 0;
+    double *v = arena_alloc(&log->arena, (values + 1) * sizeof *v);
+    if (v == NULL) return -1;
+    for (size_t i = 0; i < values; i++) v[i] = take_double(c);
+    *out = v;
+    *n = (int)values;
+    return 1;
+}
+
+static int take_space(struct log *log, const char *space) {
+    const char **spaces = mem_grow(log->spaces, ((size_t)log->n_spaces + 1) * sizeof *spaces);
+    if (spaces == NULL) return -1;
+    log->spaces = spaces;
+    log->spaces[log->n_spaces++] = log->header.space = space;
+    log->n_values = -1;
+    return 1;
+}
+
+static int take_claim(struct log *log, struct cursor *c) {
+    struct claim claim;
+    int no_memory = 0;
+    memset(&claim, 0, sizeof claim);
+    claim.number = (uint32_t)take(c, 4);
+    claim.attempt = (uint32_t)take(c, 4);
+    claim.since = (int64_t)take(c, 8);
+    claim.worker = take_string(c, &log->arena, &no_memory);
+    if (no_memory) return -1;
+    const int taken = take_values(log, c, &claim.values, &claim.n_values);
+    if (taken <= 0) return taken;
+    claim.space = log->n_spaces - 1;
+    log->n_values = claim.n_values;
+    struct known *k = known_make(log, claim.number);
+    if (k == NULL) return -1;
+    if (k->recorded) return 1; /* of a worker that came too late */
+    if (k->claim < 0) {
+        if (log->n_claims == log->claims_room) {
+            const int room = log->claims_room == 0 ? 16 : 2 * log->claims_room;
+            struct claim *claims = mem_grow(log->claims, (size_t)room * sizeof *claims);
+            if (claims == NULL) return -1;
+            log->claims = claims;
+            log->claims_room = room;
+        }
+        k->claim = log->n_claims++;
+    }
+    log->claims[k->claim] = claim;
+    return 1;
+}
+
+static int take_give_back(struct log *log, struct cursor *c) {
+    const uint32_t number = (uint32_t)take(c, 4), attempt = (uint32_t)take(c, 4);
+    if (c->bad || c->at != c->end) return 0;
+    const struct known *k = known_find(log, number);
+    if (k != NULL && k->claim >= 0 && log->claims[k->claim].attempt == attempt) log->claims[k->claim].given_back = 1;
+    return 1;
 }
 
 /* Takes one good record into memory. Returns 1, 0 where its payload makes no sense, -1 where there is no memory. */
@@ -145,9 +267,18 @@ static int take_record(struct log *log, uint32_t type, const uint8_t *payload, s
         log->header.space = take_string(&c, &log->arena, &no_memory);
         log->header.settings = take_string(&c, &log->arena, &no_memory);
         if (no_memory) return -1;
-        return log->has_header = !c.bad && c.at == c.end;
+        if (c.bad || c.at != c.end) return 0;
+        if (take_space(log, log->header.space) < 0) return -1;
+        return log->has_header = 1;
     }
     if (!log->has_header) return 0; /* the search comes first */
+    if (type == RECORD_CLAIM) return take_claim(log, &c);
+    if (type == RECORD_GIVE_BACK) return take_give_back(log, &c);
+    if (type == RECORD_SPACE) {
+        const char *space = take_string(&c, &log->arena, &no_memory);
+        if (no_memory) return -1;
+        return c.bad || c.at != c.end ? 0 : take_space(log, space);
+    }
     if (type != RECORD_TRIAL) return 1;
     struct trial t;
     memset(&t, 0, sizeof t);
@@ -162,18 +293,18 @@ static int take_record(struct log *log, uint32_t type, const uint8_t *payload, s
     t.coarse_accuracy = take_double(&c);
     t.name = take_string(&c, &log->arena, &no_memory);
     t.reason = take_string(&c, &log->arena, &no_memory);
-    const size_t values = (size_t)take(&c, 4);
     if (no_memory) return -1;
-    if (c.bad || status > TRIAL_FAILED || values != (size_t)(c.end - c.at) / 8 || (size_t)(c.end - c.at) % 8 != 0)
-        return 0;
-    if (log->n_values >= 0 && values != (size_t)log->n_values) return 0;
-    double *v = arena_alloc(&log->arena, (values + 1) * sizeof *v);
-    if (v == NULL || !log_room(log)) return -1;
-    for (size_t i = 0; i < values; i++) v[i] = take_double(&c);
-    t.values = v;
-    log->n_values = (int)values;
+    if (c.bad || status > TRIAL_FAILED) return 0;
+    const int taken = take_values(log, &c, &t.values, &t.n_values);
+    if (taken <= 0) return taken;
+    struct known *k = known_make(log, t.number);
+    if (k == NULL || !log_room(log)) return -1;
+    t.space = log->n_spaces - 1;
+    log->n_values = t.n_values;
+    drop_claim(log, k);
     /* A number that is there twice was trained twice (two copies of a search, say): the first was told to TPE. */
-    if (!number_known(log, t.number)) log->trials[log->n++] = t;
+    if (!k->recorded) log->trials[log->n++] = t;
+    k->recorded = 1;
     return 1;
 }
 
@@ -281,24 +412,49 @@ int log_decode(struct log **out, const uint8_t *bytes, size_t n, size_t *used, c
 
 /* ---- the file ---- */
 
-/* Takes or gives back the lock of the whole file. Of the open file where the system knows that: such a lock holds
- * between two logs of one process, too. */
-static int lock(struct log *log, short type, struct error *e) {
+/* One try at the lock of the whole file. Of the open file where the system knows that: such a lock holds between two
+ * logs of one process, too. Returns 0, or errno. */
+static int try_lock(int file, short type) {
     struct flock l = {.l_type = type, .l_whence = SEEK_SET};
-#ifdef F_OFD_SETLKW
-    int failed;
-    do {
-        failed = fcntl(log->file, F_OFD_SETLKW, &l);
-    } while (failed && errno == EINTR);
-    if (!failed) return OK;
-    if (errno != EINVAL) return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be locked: %s", log->path, strerror(errno));
-        /* EINVAL: this file system has only the other kind */
+#ifdef F_OFD_SETLK
+    if (fcntl(file, F_OFD_SETLK, &l) == 0) return 0;
+    if (errno != EINVAL) return errno; /* EINVAL: this file system has only the other kind */
 #endif
-    while (fcntl(log->file, F_SETLKW, &l) != 0) {
-        if (errno != EINTR)
-            return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be locked: %s", log->path, strerror(errno));
+    return fcntl(file, F_SETLK, &l) == 0 ? 0 : errno;
+}
+
+/* Takes or gives back the lock; waits for it, with a word after LOG_WAIT_TOLD seconds, until LOG_PATIENCE. */
+static int lock(struct log *log, short type, struct error *e) {
+    const double start = clock_seconds();
+    int told = 0;
+    for (long pause = 1000000;; pause = pause < 50000000 ? pause + pause / 2 : pause) {
+        const int why = try_lock(log->file, type);
+        if (why == 0) return OK;
+        if (why == ENOLCK || why == ENOSYS || why == EOPNOTSUPP) {
+            return error_set(e, ERROR_ENVIRONMENT,
+                             "%s: this file system has no locks (%s); put --results on one that has (NFS: without the "
+                             "option nolock)",
+                             log->path, strerror(why));
+        }
+        if (why != EINTR && why != EAGAIN && why != EACCES)
+            return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be locked: %s", log->path, strerror(why));
+        const double waited = clock_seconds() - start;
+        if (waited > LOG_PATIENCE) {
+            return error_set(e, ERROR_ENVIRONMENT,
+                             "%s: has been locked by another process for %d seconds; is one stopped, or a server gone? "
+                             "`lslocks` shows it",
+                             log->path, LOG_PATIENCE);
+        }
+        if (waited > LOG_WAIT_TOLD && !told && log_waiting != NULL) {
+            char line[PATH_MAX + 200];
+            snprintf(line, sizeof line, "%s: is locked by another process; waiting up to %d seconds", log->path,
+                     LOG_PATIENCE);
+            log_waiting(line);
+            told = 1;
+        }
+        const struct timespec t = {0, pause};
+        nanosleep(&t, NULL);
     }
-    return OK;
 }
 
 static void unlock(struct log *log) {
@@ -461,6 +617,9 @@ void log_close(struct log *log) {
     if (log->file >= 0) close(log->file);
     arena_free(&log->arena);
     mem_free(log->trials);
+    mem_free(log->claims);
+    mem_free(log->known);
+    mem_free(log->spaces);
     mem_free(log->path);
     mem_free(log);
 }
@@ -469,58 +628,139 @@ const struct log_header *log_get_header(const struct log *log) { return &log->he
 int log_count(const struct log *log) { return log->n; }
 const struct trial *log_trial(const struct log *log, int i) { return &log->trials[i]; }
 
-static void add_trial(struct text *out, const struct trial *t, int n_values) {
-    struct text p = {0};
-    put(&p, t->number, 4);
-    put(&p, (uint64_t)t->status, 4);
-    put_double(&p, t->loss);
-    put_double(&p, t->seconds);
-    put(&p, (uint64_t)t->finished, 8);
-    put(&p, t->epochs, 4);
-    put_double(&p, t->fine_accuracy);
-    put_double(&p, t->coarse_accuracy);
-    put_string(&p, t->name);
-    put_string(&p, t->reason);
-    put(&p, (uint64_t)n_values, 4);
-    for (int i = 0; i < n_values; i++) put_double(&p, t->values[i]);
-    add_record(out, RECORD_TRIAL, &p);
-    text_free(&p);
+static void add_trial(struct text *p, const struct trial *t, int n_values) {
+    put(p, t->number, 4);
+    put(p, (uint64_t)t->status, 4);
+    put_double(p, t->loss);
+    put_double(p, t->seconds);
+    put(p, (uint64_t)t->finished, 8);
+    put(p, t->epochs, 4);
+    put_double(p, t->fine_accuracy);
+    put_double(p, t->coarse_accuracy);
+    put_string(p, t->name);
+    put_string(p, t->reason);
+    put(p, (uint64_t)n_values, 4);
+    for (int i = 0; i < n_values; i++) put_double(p, t->values[i]);
 }
 
-int log_append(struct log *log, const struct trial *t, int n_values, struct error *e) {
-    struct text record = {0};
+int log_claims(const struct log *log) { return log->n_claims; }
+struct claim log_claim(const struct log *log, int i) {
+    return log->claims[i];
+}
+int log_spaces(const struct log *log) { return log->n_spaces; }
+const char *log_space(const struct log *log, int i) { return log->spaces[i]; }
+
+int log_find_claim(const struct log *log, uint32_t number, struct claim *out) {
+    const struct known *k = known_find(log, number);
+    if (k == NULL || k->claim < 0) return 0;
+    *out = log->claims[k->claim];
+    return 1;
+}
+
+int log_recorded(const struct log *log, uint32_t number) {
+    const struct known *k = known_find(log, number);
+    return k != NULL && k->recorded;
+}
+
+uint32_t log_free(const struct log *log) {
+    uint32_t number = log->free;
+    while (number < UINT32_MAX && known_find(log, number) != NULL) number++;
+    return number;
+}
+
+int log_lock(struct log *log, struct error *e) {
     uint8_t *bytes = NULL;
     size_t n = 0;
     if (!log->write) return error_set(e, ERROR_ENVIRONMENT, "%s: is open for reading only", log->path);
-    if (log->n_values >= 0 && n_values != log->n_values)
-        return error_set(e, ERROR_USER, "%s: its trials have %d values, not %d", log->path, log->n_values, n_values);
     int failed = lock(log, F_WRLCK, e);
     if (failed) return failed;
-    failed = read_file(log, log->end, &bytes, &n, e); /* what others have appended */
+    const size_t base = log->end;
+    failed = read_file(log, base, &bytes, &n, e); /* what others have appended */
     if (!failed) {
-        const size_t base = log->end;
         failed = read_records(log, bytes, 0, n, e);
         log->end = failed ? base : base + log->end;
     }
+    if (!failed && base + n > log->end && ftruncate(log->file, (off_t)log->end) != 0) { /* torn: its writer has died */
+        failed = error_set(e, ERROR_ENVIRONMENT, "%s: cannot be cut: %s", log->path, strerror(errno));
+    }
+    mem_free(bytes);
+    if (failed) {
+        unlock(log);
+        return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
+    }
+    log->free = log_free(log);
+    log->locked = 1;
+    return OK;
+}
+
+void log_unlock(struct log *log) {
+    if (log->locked) unlock(log);
+    log->locked = 0;
+}
+
+/* Appends one record with this payload, under the lock; it is taken into memory as if it had been read. */
+static int append_record(struct log *log, uint32_t type, const struct text *payload, struct error *e) {
+    struct text record = {0};
+    const int was_locked = log->locked;
+    int failed = was_locked ? OK : log_lock(log, e);
     if (!failed) {
-        add_trial(&record, t, n_values);
-        failed = record.failed ? error_memory(e, record.n, "a record") : OK;
-        const size_t at = log->end;
-        if (!failed && n > 0 && ftruncate(log->file, (off_t)at) != 0) { /* a torn record of a writer that died */
-            failed = error_set(e, ERROR_ENVIRONMENT, "%s: cannot be cut: %s", log->path, strerror(errno));
-        }
-        if (!failed) failed = append_bytes(log, record.s, record.n, e);
+        add_record(&record, type, payload);
+        failed = record.failed ? error_memory(e, record.n, "a record") : append_bytes(log, record.s, record.n, e);
         if (!failed) {
             const size_t end = log->end;
             failed = read_records(log, (const uint8_t *)record.s, 0, record.n, e);
             log->end = end;
         }
+        if (!was_locked) log_unlock(log);
     }
-    unlock(log);
-    mem_free(bytes);
     text_free(&record);
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT
                                  : failed; /* a trial that cannot be recorded must not be passed over */
+}
+
+static int check_values(const struct log *log, int n_values, struct error *e) {
+    if (log->n_values < 0 || n_values == log->n_values) return OK;
+    return error_set(e, ERROR_USER, "%s: its trials have %d values, not %d", log->path, log->n_values, n_values);
+}
+
+int log_append(struct log *log, const struct trial *t, int n_values, struct error *e) {
+    struct text payload = {0};
+    int failed = check_values(log, n_values, e);
+    add_trial(&payload, t, n_values);
+    if (!failed) failed = append_record(log, RECORD_TRIAL, &payload, e);
+    text_free(&payload);
+    return failed;
+}
+
+int log_take(struct log *log, const struct claim *c, int n_values, struct error *e) {
+    struct text p = {0};
+    int failed = check_values(log, n_values, e);
+    put(&p, c->number, 4);
+    put(&p, c->attempt, 4);
+    put(&p, (uint64_t)c->since, 8);
+    put_string(&p, c->worker);
+    put(&p, (uint64_t)n_values, 4);
+    for (int i = 0; i < n_values; i++) put_double(&p, c->values[i]);
+    if (!failed) failed = append_record(log, RECORD_CLAIM, &p, e);
+    text_free(&p);
+    return failed;
+}
+
+int log_give_back(struct log *log, uint32_t number, uint32_t attempt, struct error *e) {
+    struct text p = {0};
+    put(&p, number, 4);
+    put(&p, attempt, 4);
+    const int failed = append_record(log, RECORD_GIVE_BACK, &p, e);
+    text_free(&p);
+    return failed;
+}
+
+int log_change_space(struct log *log, const char *space, struct error *e) {
+    struct text p = {0};
+    put_string(&p, space);
+    const int failed = append_record(log, RECORD_SPACE, &p, e);
+    text_free(&p);
+    return failed;
 }
 
 /* ========================================== tensors =========================================== */
@@ -539,6 +779,9 @@ int tensors_write(const char *path, const struct tensor *all, int n, const char 
     uint32_t crc = 0;
     for (int i = 0; i < n; i++) crc = crc32c(crc, all[i].data, tensor_floats(&all[i]) * sizeof(float));
     text_add(&header, "{\"__metadata__\":{\"crc32c\":\"%08x\"", crc);
+    crc = 0;
+    for (const char *const *m = metadata; *m != NULL; m++) crc = crc32c(crc, *m, strlen(*m) + 1);
+    text_add(&header, ",\"metadata_crc32c\":\"%08x\"", crc);
     for (; *metadata != NULL; metadata += 2) {
         text_add(&header, ",");
         text_add_json_string(&header, metadata[0]);
@@ -639,6 +882,18 @@ int tensors_decode(struct tensors *out, const uint8_t *bytes, size_t n, const ch
     if (!failed && crc != NULL &&
         (crc->kind != VALUE_STRING || strtoul(crc->string, NULL, 16) != crc32c(0, data, size))) {
         failed = error_set(e, ERROR_USER, "%s: is damaged: the checksum of its data does not match", file);
+    }
+    const struct value *meta_crc = value_get(meta, "metadata_crc32c");
+    if (!failed && meta_crc != NULL) {
+        uint32_t sum = 0;
+        for (int i = 0; i < meta->n; i++) {
+            if (strcmp(meta->keys[i], "crc32c") == 0 || strcmp(meta->keys[i], "metadata_crc32c") == 0) continue;
+            const char *text = meta->items[i]->kind == VALUE_STRING ? meta->items[i]->string : "";
+            sum = crc32c(sum, meta->keys[i], strlen(meta->keys[i]) + 1);
+            sum = crc32c(sum, text, strlen(text) + 1);
+        }
+        if (meta_crc->kind != VALUE_STRING || strtoul(meta_crc->string, NULL, 16) != sum)
+            failed = error_set(e, ERROR_USER, "%s: is damaged: the checksum of its metadata does not match", file);
     }
     if (!failed) {
         memcpy(out->block, data, size);

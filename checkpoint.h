@@ -17,12 +17,23 @@ struct trial {
     double fine_accuracy, coarse_accuracy; /* best */
     const char *name;     /* of its result file, without folder and ending: "model_0.676100_6066e"; "" when failed */
     const char *reason;   /* "" or why it failed or stopped early */
-    const double *values; /* n_params doubles, NaN for the inactive */
+    const double *values; /* n_values doubles, NaN for the inactive */
+    int n_values, space;  /* parameters of its space, and which of the log's spaces that is (log_append sets both) */
+};
+
+/* A trial that a worker has taken. The last claim of a number holds; a trial that is recorded has none. */
+struct claim {
+    uint32_t number, attempt; /* attempt: from 1; each worker that takes the trial over adds 1 */
+    int given_back;           /* its worker has stopped and left it to the others */
+    const char *worker;       /* see worker.h */
+    int64_t since;            /* Unix time */
+    const double *values;
+    int n_values, space;
 };
 
 struct log_header {
     uint64_t seed;
-    const char *space;    /* the normal form of the space */
+    const char *space;    /* the normal form of the space: of the last, where a search went on with another */
     const char *settings; /* one line of JSON: what else must not change between runs (data, epochs, objective ...) */
 };
 
@@ -42,6 +53,29 @@ const struct trial *log_trial(const struct log *, int i); /* valid until log_clo
  * cut back to what it held. Its values are as
  * many as the log's space has parameters. */
 int log_append(struct log *, const struct trial *, int n_values, struct error *);
+
+/* ---- many workers on one log. Between log_lock and log_unlock this process alone writes; log_lock also reads what
+ * others have appended. log_append and its like may be called inside (they lock by themselves where that is missing).
+ */
+int log_lock(struct log *, struct error *);
+void log_unlock(struct log *);
+/* Called with a line that says so when a lock is waited for; NULL: nobody is told. After LOG_PATIENCE seconds it is an
+ * ERROR_ENVIRONMENT. */
+extern void (*log_waiting)(const char *line);
+enum { LOG_WAIT_TOLD = 10, LOG_PATIENCE = 120 };
+int log_claims(const struct log *); /* open claims, those given back included */
+struct claim log_claim(const struct log *, int i);
+/* The open claim of a number; 0 where it has none. */
+int log_find_claim(const struct log *, uint32_t number, struct claim *);
+int log_recorded(const struct log *, uint32_t number);
+uint32_t log_free(const struct log *); /* the least number that is neither recorded nor claimed */
+int log_take(struct log *, const struct claim *, int n_values, struct error *);
+int log_give_back(struct log *, uint32_t number, uint32_t attempt, struct error *);
+/* From here on trials belong to another space. */
+int log_change_space(struct log *, const char *space, struct error *);
+int log_spaces(const struct log *);
+const char *log_space(const struct log *, int i);
+
 /* Decodes a log from memory: the reader behind log_open, for tests and fuzzing. *used: bytes up to the end of the
  * last good record. */
 int log_decode(struct log **, const uint8_t *bytes, size_t n, size_t *used, char *notice, size_t room, struct error *);

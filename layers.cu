@@ -787,6 +787,13 @@ static int open_device(struct device_cuda *c, struct error *e) {
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
 }
 
+extern "C" int device_cuda_count(void) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    (void)cudaGetLastError();
+    return 0;
+}
+
 extern "C" int device_cuda(struct device **out, int gpu, int fp32, struct error *e) {
     int count = 0;
     *out = NULL;

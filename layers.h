@@ -294,4 +294,5 @@ struct device {
 int device_cpu(struct device **, int threads, const char *isa, struct error *);
 /* gpu: its number. ERROR_ENVIRONMENT with what is missing where there is none. */
 int device_cuda(struct device **, int gpu, int fp32, struct error *);
+int device_cuda_count(void); /* GPUs that can be seen */
 #endif

@@ -20,6 +20,9 @@
 struct settings {
     const char *data, *space, *results, *objective, *device, *weights;
     int trials, epochs, images, validation, threads, quiet, json, sample, flip_test, seed_given;
+    int workers, jobs, checkpoint_every, new_space;
+    double heartbeat;
+    const char *running, *precision;
     int startup, candidates, forgetting;
     double seconds, width, gamma, prior_weight;
     uint64_t seed;
@@ -42,6 +45,8 @@ struct option {
 #define OPTION_IMAGES OPTION("images", "N", OPTION_COUNT, images, "train on so many images [all]")
 #define OPTION_SEED_ OPTION("seed", "N", OPTION_SEED, seed, "where all randomness comes from [1]")
 #define OPTION_DEVICE OPTION("device", "auto|cpu|cuda", OPTION_STRING, device, "where to compute [auto]")
+#define OPTION_PRECISION \
+    OPTION("precision", "bf16|fp32", OPTION_STRING, precision, "on a GPU: fp32 for checking [bf16]")
 #define OPTION_THREADS \
     OPTION("threads", "N", OPTION_COUNT, threads, "CPU threads; any number gives the same bits [one a core]")
 #define OPTION_OBJECTIVE                                             \
@@ -66,7 +71,18 @@ static const struct option search_options[] = {
     OPTION_IMAGES,
     OPTION_SEED_,
     OPTION_DEVICE,
+    OPTION_PRECISION,
     OPTION_THREADS,
+    OPTION("workers", "K", OPTION_COUNT, workers, "start so many processes, a GPU each where there are several [1]"),
+    OPTION("jobs", "N", OPTION_COUNT, jobs, "train so many trials at once in each process, on one GPU [1]"),
+    OPTION("heartbeat", "5s", OPTION_TIME, heartbeat,
+           "tell the other workers so often that this one lives; after 6 of these it is held dead [5s]"),
+    OPTION("running", "ignore|liar", OPTION_STRING, running,
+           "trials under way count for TPE not at all, or as bad ones [ignore]"),
+    OPTION("checkpoint-every", "N", OPTION_COUNT, checkpoint_every,
+           "write a trial's state after every N epochs, to go on from after a crash; 0: never [1]"),
+    OPTION("continue-with-new-space", NULL, OPTION_FLAG, new_space,
+           "go on with a search in another space: earlier trials count where they have a place in it"),
     OPTION_OBJECTIVE,
     OPTION_VALIDATION,
     OPTION_WIDTH,
@@ -86,6 +102,7 @@ static const struct option train_options[] = {
     OPTION("json", NULL, OPTION_FLAG, json, "print the result as JSON on stdout, progress on stderr"),
     OPTION_SEED_,
     OPTION_DEVICE,
+    OPTION_PRECISION,
     OPTION_THREADS,
     OPTION_OBJECTIVE,
     OPTION_VALIDATION,
@@ -134,7 +151,10 @@ static int read_option(struct settings *s, const struct option *o, const char *v
     switch (o->kind) {
         case OPTION_FLAG: *(int *)(void *)at = 1; return 1;
         case OPTION_STRING: *(const char **)(void *)at = value; return value[0] != '\0';
-        case OPTION_COUNT: return read_count(value, strcmp(o->name, "startup") == 0 ? 0 : 1, (int *)(void *)at);
+        case OPTION_COUNT: {
+            const int may_be_0 = strcmp(o->name, "startup") == 0 || strcmp(o->name, "checkpoint-every") == 0;
+            return read_count(value, may_be_0 ? 0 : 1, (int *)(void *)at);
+        }
         case OPTION_TIME: return read_seconds(value, (double *)(void *)at);
         case OPTION_NUMBER: {
             const double x = strtod(value, &end);
@@ -200,10 +220,18 @@ static int check_settings(const struct settings *s, struct error *e) {
     if (strcmp(s->device, "auto") != 0 && strcmp(s->device, "cpu") != 0 && strcmp(s->device, "cuda") != 0) {
         return error_set(e, ERROR_USER, "--device is auto, cpu or cuda, not '%s'", s->device);
     }
+    if (strcmp(s->precision, "bf16") != 0 && strcmp(s->precision, "fp32") != 0)
+        return error_set(e, ERROR_USER, "--precision is bf16 or fp32, not '%s'", s->precision);
+    if (strcmp(s->running, "ignore") != 0 && strcmp(s->running, "liar") != 0)
+        return error_set(e, ERROR_USER, "--running is ignore or liar, not '%s'", s->running);
+    if (s->workers > 1024 || s->jobs > 64)
+        return error_set(e, ERROR_USER, "--workers is at most 1024, --jobs at most 64");
     return OK;
 }
 
 /* ---- what the commands share ---- */
+
+static int is_fp32(const struct settings *s) { return strcmp(s->precision, "fp32") == 0; }
 
 static void take_signals(int number) {
     if (search_stop != 0) _exit(128 + number);
@@ -237,23 +265,32 @@ static int read_config(const char *path, struct document *doc, const struct valu
 static int run_search(const struct settings *s, char **positional, int n, struct error *e) {
     (void)positional;
     (void)n;
-    const struct search_options o = {
-        .data = data_options(s),
-        .space = s->space,
-        .results = s->results,
-        .trials = s->trials,
-        .seconds = s->seconds,
-        .seed_given = s->seed_given,
-        .train = {.epochs = s->epochs, .width = s->width, .seed = s->seed, .flip_test = s->flip_test},
-        .tpe = {.n_startup_jobs = s->startup,
-                .n_EI_candidates = s->candidates,
-                .gamma = s->gamma,
-                .prior_weight = s->prior_weight,
-                .linear_forgetting = s->forgetting},
-        .device = s->device,
-        .threads = s->threads,
-        .quiet = s->quiet,
-        .to = stdout};
+    const struct search_options o = {.data = data_options(s),
+                                     .space = s->space,
+                                     .results = s->results,
+                                     .trials = s->trials,
+                                     .seconds = s->seconds,
+                                     .seed_given = s->seed_given,
+                                     .train = {.epochs = s->epochs,
+                                               .width = s->width,
+                                               .seed = s->seed,
+                                               .flip_test = s->flip_test,
+                                               .checkpoint_every = s->checkpoint_every},
+                                     .tpe = {.n_startup_jobs = s->startup,
+                                             .n_EI_candidates = s->candidates,
+                                             .gamma = s->gamma,
+                                             .prior_weight = s->prior_weight,
+                                             .linear_forgetting = s->forgetting},
+                                     .device = s->device,
+                                     .fp32 = is_fp32(s),
+                                     .threads = s->threads,
+                                     .workers = s->workers,
+                                     .jobs = s->jobs,
+                                     .heartbeat = s->heartbeat,
+                                     .running = strcmp(s->running, "liar") == 0 ? RUNNING_LIAR : RUNNING_IGNORE,
+                                     .new_space = s->new_space,
+                                     .quiet = s->quiet,
+                                     .to = stdout};
     return search_run(&o, e);
 }
 
@@ -270,7 +307,7 @@ static int bench_open(struct bench *b, const struct settings *s, const struct im
     char notice[400];
     memset(b, 0, sizeof *b);
     int failed = data_open(&b->data, &options, e);
-    if (!failed) failed = search_device(&b->device, s->device, s->threads, notice, sizeof notice, e);
+    if (!failed) failed = search_device(&b->device, s->device, 0, is_fp32(s), s->threads, notice, sizeof notice, e);
     if (!failed && notice[0] && !s->quiet) fprintf(stderr, "%s\n", notice);
     if (!failed && train) failed = net_images_load(&b->train, &b->data.train, b->device, e);
     if (!failed) failed = net_images_load(&b->judge, judged(b), b->device, e);
@@ -520,6 +557,12 @@ static int run_command(const struct command *c, int argc, char **argv, struct er
                          .results = "results",
                          .objective = "validation",
                          .device = "auto",
+                         .precision = "bf16",
+                         .running = "ignore",
+                         .workers = 1,
+                         .jobs = 1,
+                         .heartbeat = 5,
+                         .checkpoint_every = 1,
                          .epochs = 100,
                          .validation = -1,
                          .width = 1,

@@ -1291,6 +1291,72 @@ int net_load(struct net *net, const char *path, struct error *e) {
     return failed;
 }
 
+/* The flat buffers of a state. */
+enum { STATE_BUFFERS = 4 };
+static void state_buffers(const struct net *net, struct tensor t[STATE_BUFFERS], float *from[STATE_BUFFERS]) {
+    const struct parameters *p = &net->parameters;
+    static const char *const names[] = {"value", "first_moment", "second_moment", "moving"};
+    float *const buffers[] = {p->value, p->first_moment, p->second_moment, p->moving};
+    for (int i = 0; i < STATE_BUFFERS; i++) {
+        const size_t n = buffers[i] == NULL ? 0 : i == 3 ? p->n_moving : p->n;
+        t[i] = (struct tensor){.name = names[i], .dims = 1, .shape = {(int)n}};
+        from[i] = buffers[i];
+    }
+}
+
+int net_save_state(struct net *net, const char *path, const char *const *metadata, struct error *e) {
+    struct tensor t[STATE_BUFFERS];
+    float *from[STATE_BUFFERS];
+    struct text step = {0};
+    const char *pairs[16];
+    int n = 0, failed = OK;
+    uint64_t product;
+    memcpy(&product, &net->now.mu_product, sizeof product);
+    text_add(&step, "%u %u %016llx", net->now.t, net->now.epoch, (unsigned long long)product);
+    for (; metadata[n] != NULL && n < 12; n++) pairs[n] = metadata[n];
+    pairs[n++] = "step";
+    pairs[n++] = step.s;
+    pairs[n] = NULL;
+    if (step.failed) failed = error_memory(e, step.n, "a state");
+    state_buffers(net, t, from);
+    for (int i = 0; i < STATE_BUFFERS; i++) {
+        const size_t bytes = (size_t)t[i].shape[0] * sizeof(float);
+        t[i].data = mem_alloc(bytes + 1);
+        if (t[i].data == NULL && !failed) failed = error_memory(e, bytes, "a state");
+        if (!failed && bytes > 0) failed = net->device->read(net->device, t[i].data, from[i], bytes, e);
+    }
+    if (!failed) failed = tensors_write(path, t, STATE_BUFFERS, pairs, e);
+    for (int i = 0; i < STATE_BUFFERS; i++) mem_free(t[i].data);
+    text_free(&step);
+    return failed;
+}
+
+int net_load_state(struct net *net, const char *path, struct tensors *file, struct error *e) {
+    struct tensor t[STATE_BUFFERS];
+    float *to[STATE_BUFFERS];
+    unsigned updates = 0, epoch = 0;
+    unsigned long long product = 0;
+    int failed = tensors_read(file, path, e);
+    if (failed) return failed;
+    const char *step = tensors_get(file, "step");
+    if (step == NULL || sscanf(step, "%u %u %llx", &updates, &epoch, &product) != 3)
+        return error_set(e, ERROR_USER, "%s: is no state of a training", path);
+    state_buffers(net, t, to);
+    for (int i = 0; i < STATE_BUFFERS; i++) { /* all is looked at before anything is changed */
+        const struct tensor *saved = tensors_find(file, t[i].name);
+        if (saved == NULL || saved->dims != 1 || saved->shape[0] != t[i].shape[0])
+            return error_set(e, ERROR_USER, "%s: is the state of another network", path);
+        t[i].data = saved->data;
+    }
+    for (int i = 0; i < STATE_BUFFERS && !failed; i++) {
+        const size_t bytes = (size_t)t[i].shape[0] * sizeof(float);
+        if (bytes > 0) failed = net->device->write(net->device, to[i], t[i].data, bytes, e);
+    }
+    net->now = (struct step){.epoch = epoch, .t = updates};
+    memcpy(&net->now.mu_product, &product, sizeof net->now.mu_product);
+    return failed;
+}
+
 /* ==================================== the layers' outputs ===================================== */
 
 static const struct plan *plan_of(const struct net *net, int training) {

@@ -81,6 +81,13 @@ int net_save(struct net *, const char *path, const char *const *metadata, struct
 /* Sets them from a weights file: every tensor of the net must be there with its shape. ERROR_USER if not. */
 int net_load(struct net *, const char *path, struct error *);
 
+/* All that training goes on from: values, moments, moving averages and the steps made, bit for bit, in a weights file
+ * of its own kind. net_load_state gives a net of the same configuration what was saved; `meta`, if not NULL, gets the
+ * file's metadata (to be released with tensors_free whatever is returned). ERROR_USER: another net's, or damaged. */
+struct tensors;
+int net_save_state(struct net *, const char *path, const char *const *metadata, struct error *);
+int net_load_state(struct net *, const char *path, struct tensors *meta, struct error *);
+
 /* ---- with `keep`: the output of every layer of the last training step (or of the last judged batch) ---- */
 struct net_layer {
     const char *name;

@@ -160,6 +160,15 @@ void report_list(FILE *to, const struct log *log) {
             fprintf(to, "%5u  %6s  %6s  %6u  %8s  failed: %s\n", t->number + 1, "-", "-", t->epochs, time, t->reason);
         }
     }
+    for (int i = 0; i < log_claims(log); i++) {
+        const struct claim c = log_claim(log, i);
+        if (c.given_back) {
+            fprintf(to, "%5u  %6s  %6s  %6s  %8s  running no more: waits for a worker\n", c.number + 1, "-", "-", "-",
+                    "-");
+        } else {
+            fprintf(to, "%5u  %6s  %6s  %6s  %8s  running, taken by %s\n", c.number + 1, "-", "-", "-", "-", c.worker);
+        }
+    }
     mem_free(rows);
 }
 

@@ -1,16 +1,28 @@
-/* search.c - the loop around everything: ask TPE for a point, train its network, write the result, append it to the
- * log, show it, and again.
+/* search.c - the loop around everything: take a trial, train its network, write the result, append it to the log, show
+ * it, and again; alone or with any number of other workers on the same folder.
  *
- * The log is the only state. A search that is started again reads it, gives its trials to TPE and goes on with the
- * next number; since all randomness is counted from (seed, trial), it then does what it would have done without the
- * interruption. The result file is written before the log's record: a kill between the two makes the trial run
- * again, to the same file. */
+ * The log is the only state, and all agreement between workers is in it. Under its lock a worker reads what is new,
+ * takes the trial of a worker that has died or given it back, or else asks TPE for the next number's point, and writes
+ * a claim. It records a trial only while the claim is still its own. All randomness is counted from (seed, trial), so
+ * whoever trains a trial, and however often it is interrupted, it comes out the same: every epoch leaves a state file
+ * that the next worker goes on from. The result file is written before the log's record: a kill between the two makes
+ * the trial's end run again, to the same file.
+ *
+ * Workers of one process (--jobs) are threads that share the space and the data, which nobody changes any more; each
+ * has its own log, TPE and device. --workers forks before anything but those two is opened. */
 #include "search.h"
 
+#include <errno.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
+
+#include "worker.h"
 
 volatile sig_atomic_t search_stop;
 
@@ -45,11 +57,114 @@ static int save_weights(struct net *net, const struct train_options *options, st
     return net_save(net, options->weights, metadata, e);
 }
 
-static int train_epochs(struct outcome *o, struct net *net, const struct train_options *options, int classes,
-                        struct progress *p, struct error *e) {
-    for (int epoch = 0; epoch < options->epochs; epoch++) {
+/* ---- its state ---- */
+
+static uint64_t bits_of(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+static double double_of(uint64_t bits) {
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+enum { HISTORY_NUMBERS = 10 };
+static void history_numbers(const struct outcome *o, int epoch, double *x[HISTORY_NUMBERS]) {
+    struct net_metrics *m[2] = {&o->train[epoch], &o->judge[epoch]};
+    for (int i = 0; i < 2; i++) {
+        double *all[5] = {&m[i]->loss, &m[i]->fine_loss, &m[i]->coarse_loss, &m[i]->fine_accuracy,
+                          &m[i]->coarse_accuracy};
+        memcpy(x + 5 * i, all, sizeof all);
+    }
+}
+
+/* Writes the training's state: the net's, and what has been measured so far, in hexadecimal: bit for bit. */
+static int save_state(const struct outcome *o, struct net *net, const struct train_options *options, uint32_t trial,
+                      double seconds, struct error *e) {
+    struct text done = {0}, whose = {0};
+    double *x[HISTORY_NUMBERS];
+    text_add(&whose, "%llu %u %.17g", (unsigned long long)options->seed, trial, options->width);
+    text_add(&done, "%d %d %016llx", o->epochs, o->best, (unsigned long long)bits_of(seconds));
+    for (int i = 0; i < o->epochs; i++) {
+        history_numbers(o, i, x);
+        for (int k = 0; k < HISTORY_NUMBERS; k++) text_add(&done, " %016llx", (unsigned long long)bits_of(*x[k]));
+    }
+    const char *const metadata[] = {"format",  "parzen state 1", "config", options->config, "search", whose.s,
+                                    "history", done.s,           NULL};
+    const int failed = whose.failed || done.failed ? error_memory(e, done.n, "a state")
+                                                   : net_save_state(net, options->state, metadata, e);
+    text_free(&whose);
+    text_free(&done);
+    return failed;
+}
+
+/* Reads the history into o. Returns 0 where it makes no sense. */
+static int read_history(struct outcome *o, const char *text, double *seconds, struct error *e) {
+    const struct net_metrics none = {0};
+    char *end;
+    const long epochs = strtol(text, &end, 10), best = strtol(end, &end, 10);
+    *seconds = double_of(strtoull(end, &end, 16));
+    if (epochs < 1 || epochs > 1000000 || best < 0 || best >= epochs || !(*seconds >= 0)) return 0;
+    for (int i = 0; i < (int)epochs; i++) {
+        double *x[HISTORY_NUMBERS];
+        if (*end != ' ' || outcome_add(o, &none, &none, e) != OK) return 0;
+        history_numbers(o, i, x);
+        for (int k = 0; k < HISTORY_NUMBERS; k++) *x[k] = double_of(strtoull(end, &end, 16));
+    }
+    o->best = (int)best;
+    return *end == '\0';
+}
+
+/* Goes on from the state, where there is one that fits; *seconds: what was spent on it. A state is a convenience: one
+ * that is damaged is told of and passed over. */
+static int load_state(struct outcome *o, struct net *net, const struct train_options *options, uint32_t trial,
+                      double *seconds, struct progress *p, struct error *e) {
+    struct tensors file = {0};
+    struct text whose = {0};
+    struct error why = {0};
+    *seconds = 0;
+    if (options->state == NULL || access(options->state, F_OK) != 0) return OK;
+    int failed = net_load_state(net, options->state, &file, &why);
+    text_add(&whose, "%llu %u %.17g", (unsigned long long)options->seed, trial, options->width);
+    if (!failed) {
+        const char *config = tensors_get(&file, "config"), *search = tensors_get(&file, "search"),
+                   *history = tensors_get(&file, "history");
+        if (config == NULL || search == NULL || history == NULL || whose.failed ||
+            strcmp(config, options->config) != 0 || strcmp(search, whose.s) != 0) {
+            failed = error_set(&why, ERROR_USER, "%s: is the state of another trial", options->state);
+        } else if (!read_history(o, history, seconds, &why) || o->epochs > options->epochs) {
+            failed = error_set(&why, ERROR_USER, "%s: its history is damaged", options->state);
+        }
+    }
+    tensors_free(&file);
+    text_free(&whose);
+    if (!failed && !p->quiet) fprintf(p->to, "trial %u goes on behind epoch %d\n", trial + 1, o->epochs);
+    if (failed == ERROR_USER) {
+        outcome_free(o);
+        memset(o, 0, sizeof *o);
+        *seconds = 0;
+        fprintf(p->to, "%s; trial %u begins anew\n", why.text, trial + 1);
+        return NET_STOPPED; /* the net may be half changed: it must be built again */
+    }
+    if (failed && e != NULL) *e = why;
+    return failed;
+}
+
+/* ---- its epochs ---- */
+
+static int train_epochs(struct outcome *o, struct net *net, const struct train_options *options, uint32_t trial,
+                        double started, int classes, struct progress *p, struct error *e) {
+    int saves = options->state != NULL && options->checkpoint_every > 0;
+    for (int epoch = o->epochs;; epoch++) {
         struct net_metrics train, judge;
         struct watch watch = {.progress = p, .doing = "training"};
+        if (epoch > 0 && collapsed(o, classes)) {
+            snprintf(o->reason, sizeof o->reason, "ended after epoch %d: it has collapsed to chance", epoch);
+            return OK;
+        }
+        if (epoch >= options->epochs) return OK;
         int failed = net_train_epoch(net, epoch, &train, watch_step, &watch, e);
         if (failed) return failed;
         watch = (struct watch){.progress = p, .doing = "judging"};
@@ -64,12 +179,16 @@ static int train_epochs(struct outcome *o, struct net *net, const struct train_o
         if (!failed && options->weights != NULL && o->best == epoch) failed = save_weights(net, options, e);
         if (failed) return failed;
         progress_epoch(p, &train, &judge);
-        if (collapsed(o, classes)) {
-            snprintf(o->reason, sizeof o->reason, "ended after epoch %d: it has collapsed to chance", epoch + 1);
-            return OK;
+        if (saves && epoch + 1 < options->epochs && (epoch + 1) % options->checkpoint_every == 0) {
+            struct error why;
+            failed = save_state(o, net, options, trial, clock_seconds() - started, &why);
+            if (failed) { /* the trial is worth more than its state */
+                progress_clear(p);
+                fprintf(p->to, "%s; trial %u goes on without a state\n", why.text, trial + 1);
+                saves = 0;
+            }
         }
     }
-    return OK;
 }
 
 int search_train(struct outcome *o, const struct net_config *config, const struct train_options *options,
@@ -82,17 +201,24 @@ int search_train(struct outcome *o, const struct net_config *config, const struc
                                             .coarse = data->coarse_classes,
                                             .flip_test = options->flip_test};
     struct net_config c = *config;
-    struct net *net;
+    struct net *net = NULL;
+    double before = 0; /* seconds that went into the state */
     memset(o, 0, sizeof *o);
     config_scale(&c, options->width);
     int failed = net_build(&net, &c, &net_options, device, train, judge, e);
+    if (!failed) failed = load_state(o, net, options, trial, &before, p, e);
+    if (failed == NET_STOPPED) {
+        net_free(net);
+        failed = net_build(&net, &c, &net_options, device, train, judge, e);
+    }
     if (!failed) {
         o->parameters = net_get_size(net).parameters;
-        failed = train_epochs(o, net, options, data->fine_classes, p, e);
-        net_free(net);
+        p->epoch = o->epochs;
+        failed = train_epochs(o, net, options, trial, started - before, data->fine_classes, p, e);
     }
+    net_free(net);
     progress_clear(p);
-    o->seconds = clock_seconds() - started;
+    o->seconds = clock_seconds() - started + before;
     if (failed == ERROR_TRIAL || failed == ERROR_USER) { /* the latter: a shape that cannot be */
         o->status = failed;
         snprintf(o->reason, sizeof o->reason, "%.290s", e->text);
@@ -101,15 +227,18 @@ int search_train(struct outcome *o, const struct net_config *config, const struc
     return failed;
 }
 
-int search_device(struct device **device, const char *which, int threads, char *notice, size_t room, struct error *e) {
+int search_device(struct device **device, const char *which, int gpu, int fp32, int threads, char *notice, size_t room,
+                  struct error *e) {
     notice[0] = '\0';
     if (strcmp(which, "cpu") != 0) {
 #ifdef PARZEN_CUDA
         struct error why;
-        const int failed = device_cuda(device, 0, 0, &why);
+        const int gpus = device_cuda_count(), failed = device_cuda(device, gpus > 0 ? gpu % gpus : 0, fp32, &why);
         if (!failed) return OK;
         const char *reason = why.text;
 #else
+        (void)gpu;
+        (void)fp32;
         const char *reason = "this parzen was built without CUDA";
 #endif
         if (strcmp(which, "cuda") == 0) return error_set(e, ERROR_ENVIRONMENT, "no CUDA device: %s", reason);
@@ -120,22 +249,44 @@ int search_device(struct device **device, const char *which, int threads, char *
 
 /* ---- the search ---- */
 
-struct search {
+/* What the workers of a process share: nothing of it changes once they run. */
+struct shared {
     const struct search_options *options;
     struct space *space;
+    struct dataset data;
+    uint64_t seed;
+    double started;
+    int alone; /* one worker: its progress may be shown in place */
+};
+
+struct search {
+    const struct shared *shared;
+    const struct search_options *options;
+    const struct space *space;
+    int index; /* of this worker on this machine */
     struct log *log;
     struct tpe *tpe;
-    struct dataset data;
+    int told; /* trials of the log that TPE has, or has been spared */
     struct device *device;
     struct net_images train, judge;
-    double *values;
-    double started;
+    struct worker *worker;
+    struct watchers *watchers;
+    double *values, *mapped;
+    struct space **old; /* the log's spaces before the last, as far as they were needed */
+    int n_old;
+    int failed;
+    struct error error;
+};
+
+/* A trial that this worker has taken; its point is search.values. */
+struct task {
+    uint32_t number, attempt;
 };
 
 static double loss_for_tpe(const struct trial *t) { return t->status == TRIAL_OK ? t->loss : INFINITY; }
 
 /* What a resumed search must have in common with the one it resumes, besides space and seed. */
-static void add_settings(struct text *t, const struct search *s) {
+static void add_settings(struct text *t, const struct shared *s) {
     const struct search_options *o = s->options;
     text_add(t, "{\"data\": ");
     text_add_json_string(t, s->data.name);
@@ -146,35 +297,37 @@ static void add_settings(struct text *t, const struct search *s) {
     text_add(t, ", \"flip_test\": %s}", o->train.flip_test ? "true" : "false");
 }
 
-/* Opens or begins the log; the seed is settled here. */
-static int open_log(struct search *s, uint64_t *seed, struct error *e) {
+/* Opens or begins the log, and checks that it is of this search; the seed is settled here. */
+static int open_log(struct shared *s, struct log **log, int first, struct error *e) {
     const struct search_options *o = s->options;
     char notice[400];
     struct text settings = {0};
     add_settings(&settings, s);
-    const struct log_header header = {.seed = *seed, .space = s->space->text, .settings = settings.s};
+    const struct log_header header = {.seed = s->seed, .space = s->space->text, .settings = settings.s};
     int failed = settings.failed ? error_memory(e, settings.n, "the settings")
-                                 : log_open(&s->log, o->results, &header, 1, notice, sizeof notice, e);
+                                 : log_open(log, o->results, &header, 1, notice, sizeof notice, e);
     if (!failed && notice[0]) fprintf(o->to, "%s\n", notice);
-    if (!failed) {
-        const struct log_header *was = log_get_header(s->log);
-        if (strcmp(was->space, header.space) != 0) {
-            failed = error_set(e, ERROR_USER,
-                               "%s/trials.log: holds a search of another space; give another --results, or the space "
-                               "it was begun with",
-                               o->results);
-        } else if (strcmp(was->settings, header.settings) != 0) {
+    if (!failed && first) {
+        const struct log_header *was = log_get_header(*log);
+        if (strcmp(was->settings, header.settings) != 0) {
             failed = error_set(
                 e, ERROR_USER,
                 "%s/trials.log: holds a search with other settings, %s, not %s; give those, or another --results",
                 o->results, was->settings, header.settings);
-        } else if (o->seed_given && was->seed != *seed) {
+        } else if (o->seed_given && was->seed != s->seed) {
             failed = error_set(e, ERROR_USER,
                                "%s/trials.log: holds a search with --seed %llu; leave --seed out to resume it, or give "
                                "another --results",
                                o->results, (unsigned long long)was->seed);
+        } else if (strcmp(was->space, header.space) != 0 && o->new_space) {
+            failed = log_change_space(*log, header.space, e);
+        } else if (strcmp(was->space, header.space) != 0) {
+            failed = error_set(e, ERROR_USER,
+                               "%s/trials.log: holds a search of another space; give that, or another --results, or "
+                               "--continue-with-new-space to go on with this one",
+                               o->results);
         }
-        *seed = was->seed;
+        s->seed = was->seed;
     }
     text_free(&settings);
     return failed;
@@ -182,7 +335,7 @@ static int open_log(struct search *s, uint64_t *seed, struct error *e) {
 
 /* The log's seed, where there is a log: the data's split is drawn from it before the log is opened for writing. */
 static uint64_t seed_of(const struct search_options *o) {
-    struct log *log;
+    struct log *log = NULL;
     char notice[400];
     uint64_t seed = o->train.seed;
     if (!o->seed_given && log_open(&log, o->results, NULL, 0, notice, sizeof notice, NULL) == OK) {
@@ -215,28 +368,200 @@ static void show_trial(const struct search *s, const struct trial *t) {
     const struct search_options *o = s->options;
     const int best = report_best(s->log);
     char time[24];
+    struct text line = {0}; /* printed at once: other workers print, too */
     if (o->quiet) return;
-    fprintf(o->to, "trial %u", t->number + 1);
-    if (o->trials > 0) fprintf(o->to, "/%d", o->trials);
+    text_add(&line, "trial %u", t->number + 1);
+    if (o->trials > 0) text_add(&line, "/%d", o->trials);
     report_time(t->seconds, time, sizeof time);
     if (t->status == TRIAL_OK) {
-        fprintf(o->to, "  fine %.4f  coarse %.4f  %u epochs  %s  %s", t->fine_accuracy, t->coarse_accuracy, t->epochs,
-                time, t->name);
-        if (t->reason[0]) fprintf(o->to, "  (%s)", t->reason);
+        text_add(&line, "  fine %.4f  coarse %.4f  %u epochs  %s  %s", t->fine_accuracy, t->coarse_accuracy, t->epochs,
+                 time, t->name);
+        if (t->reason[0]) text_add(&line, "  (%s)", t->reason);
     } else {
-        fprintf(o->to, "  failed after %s: %s", time, t->reason);
+        text_add(&line, "  failed after %s: %s", time, t->reason);
     }
     if (best >= 0) {
         const struct trial *b = log_trial(s->log, best);
-        fprintf(o->to, "  |  best so far: %.4f (trial %u)", b->fine_accuracy, b->number + 1);
+        text_add(&line, "  |  best so far: %.4f (trial %u)", b->fine_accuracy, b->number + 1);
     }
-    fprintf(o->to, "\n");
+    text_add(&line, "\n");
+    if (line.s != NULL) fputs(line.s, o->to);
     fflush(o->to);
+    text_free(&line);
 }
 
-static int record(struct search *s, uint32_t number, uint64_t seed, const struct outcome *o, const struct value *config,
-                  struct error *e) {
-    struct trial t = {.number = number,
+/* ---- points of other spaces ---- */
+
+/* An option of a choice as text, by which it is found in another space. */
+static int same_option(const struct value *a, const struct space *of_a, const struct value *b,
+                       const struct space *of_b) {
+    struct text x = {0}, y = {0};
+    value_print_python(&x, a, of_a, 0);
+    value_print_python(&y, b, of_b, 0);
+    const int same = !x.failed && !y.failed && strcmp(x.s, y.s) == 0;
+    text_free(&x);
+    text_free(&y);
+    return same;
+}
+
+/* The point `values` of an older space as one of the present one, by labels, in s->mapped. Returns 0 where it is none:
+ * a label is new, a value out of its range, an option gone. */
+static int map_point(const struct search *s, const struct space *old, const double *values) {
+    const struct space *now = s->space;
+    for (int i = 0; i < now->n_params; i++) {
+        const struct param *p = &now->params[i];
+        s->mapped[i] = (double)NAN;
+        if (!space_active(now, i, s->mapped)) continue;
+        const int from = space_find(old, p->label);
+        if (from < 0 || isnan(values[from])) return 0;
+        const struct param *q = &old->params[from];
+        const int choice = p->dist == DIST_CHOICE || p->dist == DIST_PCHOICE;
+        if (choice != (q->dist == DIST_CHOICE || q->dist == DIST_PCHOICE)) return 0;
+        s->mapped[i] = values[from];
+        if (choice) {
+            const int option = (int)values[from];
+            int k = 0;
+            while (k < p->n_options && !same_option(p->options[k], now, q->options[option], old)) k++;
+            if (k == p->n_options) return 0;
+            s->mapped[i] = k;
+        }
+    }
+    return space_check(now, s->mapped, NULL) == OK;
+}
+
+/* The point of a trial or claim in the present space: its own values, or s->mapped; NULL where it has none. */
+static int present_point(struct search *s, const double *values, int n_values, int space, const double **out,
+                         struct error *e) {
+    *out = NULL;
+    if (space == log_spaces(s->log) - 1) {
+        if (n_values != s->space->n_params)
+            return error_set(e, ERROR_USER, "%s/trials.log: its trials have %d values, its space %d",
+                             s->options->results, n_values, s->space->n_params);
+        *out = values;
+        return OK;
+    }
+    if (s->n_old <= space) {
+        struct space **old = mem_grow(s->old, ((size_t)space + 1) * sizeof *old);
+        if (old == NULL) return error_memory(e, sizeof *old, "an older space");
+        s->old = old;
+        while (s->n_old <= space) s->old[s->n_old++] = NULL;
+    }
+    if (s->old[space] == NULL) {
+        const char *text = log_space(s->log, space);
+        const int failed = space_parse(&s->old[space], text, strlen(text), "an older space of the log", e);
+        if (failed) return failed;
+    }
+    const struct space *old = s->old[space];
+    if (n_values == old->n_params && space_check(old, values, NULL) == OK && map_point(s, old, values))
+        *out = s->mapped;
+    return OK;
+}
+
+/* ---- a worker takes a trial ---- */
+
+/* Gives TPE the trials that are new in the log. */
+static int tell(struct search *s, struct error *e) {
+    int failed = OK;
+    for (; !failed && s->told < log_count(s->log); s->told++) {
+        const struct trial *t = log_trial(s->log, s->told);
+        const double *values;
+        failed = present_point(s, t->values, t->n_values, t->space, &values, e);
+        if (!failed && values != NULL) failed = tpe_add(s->tpe, loss_for_tpe(t), values, e);
+    }
+    return failed;
+}
+
+/* The next point for a number. Trials under way count for it as the options say. */
+static int suggest(struct search *s, uint32_t number, struct error *e) {
+    struct rng rng = rng_make(s->shared->seed, number, RNG_SUGGEST);
+    const int kept = tpe_count(s->tpe);
+    int failed = OK;
+    for (int i = 0; i < log_claims(s->log) && !failed && s->options->running == RUNNING_LIAR; i++) {
+        const struct claim c = log_claim(s->log, i);
+        const double *values;
+        if (c.number == number) continue;
+        failed = present_point(s, c.values, c.n_values, c.space, &values, e);
+        if (!failed && values != NULL) failed = tpe_add(s->tpe, INFINITY, values, e);
+    }
+    if (!failed) failed = tpe_suggest(s->tpe, &rng, s->values, e);
+    tpe_rewind(s->tpe, kept);
+    return failed;
+}
+
+enum { TAKE_TRIAL, TAKE_WAIT, TAKE_END };
+
+/* Under the lock: whose trial can be taken? *found: 1 where there is a dead worker's, or one given back (the one with
+ * the least number); *running: how many others are under way. */
+static struct claim orphan(struct search *s, int *found, int *running) {
+    struct claim least = {0};
+    *found = *running = 0;
+    for (int i = 0; i < log_claims(s->log); i++) {
+        const struct claim c = log_claim(s->log, i);
+        if (s->options->trials > 0 && c.number >= (uint32_t)s->options->trials) continue;
+        if (!c.given_back && watchers_alive(s->watchers, c.worker)) {
+            *running += 1;
+        } else if (!*found || c.number < least.number) {
+            least = c;
+            *found = 1;
+        }
+    }
+    return least;
+}
+
+static int take_locked(struct search *s, struct task *t, int *what, struct error *e) {
+    const struct search_options *o = s->options;
+    int found, running, have_point = 0, failed = tell(s, e);
+    if (failed) return failed;
+    const struct claim c = orphan(s, &found, &running);
+    *t = (struct task){.number = log_free(s->log), .attempt = 1};
+    if (found) {
+        const double *values;
+        *t = (struct task){.number = c.number, .attempt = c.attempt + 1};
+        failed = present_point(s, c.values, c.n_values, c.space, &values, e);
+        if (!failed && values != NULL) {
+            memcpy(s->values, values, (size_t)s->space->n_params * sizeof *values);
+            have_point = 1;
+        }
+        if (!failed && !c.given_back && !o->quiet)
+            fprintf(o->to, "trial %u is taken over from a worker that has died (%s)\n", c.number + 1, c.worker);
+    } else if (o->trials > 0 && t->number >= (uint32_t)o->trials) {
+        *what = running > 0 ? TAKE_WAIT : TAKE_END;
+        return OK;
+    }
+    if (!failed && !have_point) failed = suggest(s, t->number, e);
+    const struct claim mine = {.number = t->number,
+                               .attempt = t->attempt,
+                               .worker = worker_name(s->worker),
+                               .since = (int64_t)time(NULL),
+                               .values = s->values};
+    if (!failed) failed = log_take(s->log, &mine, s->space->n_params, e);
+    if (!failed && found && !c.given_back) watchers_bury(s->watchers, c.worker);
+    *what = TAKE_TRIAL;
+    return failed;
+}
+
+static int take(struct search *s, struct task *t, int *what, struct error *e) {
+    int failed = log_lock(s->log, e);
+    if (failed) return failed;
+    failed = take_locked(s, t, what, e);
+    log_unlock(s->log);
+    return failed;
+}
+
+/* ---- and records it ---- */
+
+/* Is the trial still this worker's? It may have been stopped for so long that it was held dead. Where the claim is not
+ * in the log at all (damage was cut off), nobody else has it. */
+static int still_mine(const struct search *s, const struct task *t) {
+    struct claim c;
+    if (log_recorded(s->log, t->number)) return 0;
+    if (!log_find_claim(s->log, t->number, &c)) return 1;
+    return c.attempt == t->attempt && strcmp(c.worker, worker_name(s->worker)) == 0;
+}
+
+static int record_locked(struct search *s, const struct task *task, const struct outcome *o, const struct value *config,
+                         int *mine, struct error *e) {
+    struct trial t = {.number = task->number,
                       .loss = (double)NAN,
                       .seconds = o->seconds,
                       .finished = (int64_t)time(NULL),
@@ -246,8 +571,10 @@ static int record(struct search *s, uint32_t number, uint64_t seed, const struct
                       .values = s->values};
     char name[64] = "";
     int failed = OK;
+    *mine = still_mine(s, task);
+    if (!*mine) return OK;
     if (o->status == OK) {
-        struct rng rng = rng_make(seed, number, RNG_NAME);
+        struct rng rng = rng_make(s->shared->seed, task->number, RNG_NAME);
         t.fine_accuracy = o->judge[o->best].fine_accuracy;
         t.coarse_accuracy = o->judge[o->best].coarse_accuracy;
         t.loss = -t.fine_accuracy;
@@ -259,76 +586,242 @@ static int record(struct search *s, uint32_t number, uint64_t seed, const struct
     } else {
         t.status = TRIAL_FAILED;
     }
-    if (!failed) failed = log_append(s->log, &t, s->space->n_params, e);
-    if (!failed) failed = tpe_add(s->tpe, loss_for_tpe(&t), s->values, e);
-    if (!failed) show_trial(s, &t);
+    return failed ? failed : log_append(s->log, &t, s->space->n_params, e);
+}
+
+static int record(struct search *s, const struct task *task, const struct outcome *o, const struct value *config,
+                  const char *state, struct error *e) {
+    int mine = 0, failed = log_lock(s->log, e);
+    if (failed) return failed;
+    failed = record_locked(s, task, o, config, &mine, e);
+    const int recorded = log_recorded(s->log, task->number);
+    log_unlock(s->log);
+    if (!failed && recorded && unlink(state) != 0 && errno != ENOENT)
+        fprintf(s->options->to, "%s: cannot be removed: %s\n", state, strerror(errno));
+    if (!failed && !mine && !s->options->quiet)
+        fprintf(s->options->to, "another worker has taken trial %u over; this one's result is dropped\n",
+                task->number + 1);
+    for (int i = log_count(s->log) - 1; i >= 0 && !failed && mine; i--) {
+        if (log_trial(s->log, i)->number != task->number) continue;
+        show_trial(s, log_trial(s->log, i));
+        break;
+    }
     return failed;
 }
 
-static int one_trial(struct search *s, uint32_t number, uint64_t seed, struct error *e) {
+static int run_task(struct search *s, const struct task *task, struct error *e) {
     const struct search_options *o = s->options;
-    struct rng rng = rng_make(seed, number, RNG_SUGGEST);
     struct document doc = {0};
     struct net_config config;
     struct outcome outcome = {0};
     struct progress progress;
+    struct text line = {0}, state = {0};
     struct train_options train = o->train;
-    train.seed = seed;
-    int failed = tpe_suggest(s->tpe, &rng, s->values, e);
-    if (!failed) failed = space_config(s->space, s->values, &doc, e);
+    int failed = space_config(s->space, s->values, &doc, e);
     if (!failed) failed = config_read(&config, doc.root, o->space != NULL ? o->space : "the space", e);
     if (!failed) {
-        progress_begin(&progress, o->to, o->quiet, (int)number + 1, o->trials, train.epochs);
-        failed =
-            search_train(&outcome, &config, &train, number, s->device, &s->data, &s->train, &s->judge, &progress, e);
+        value_print_json(&line, doc.root, 0);
+        text_add(&state, "%s/trial-%u.state", o->results, task->number + 1);
+        if (line.failed || state.failed) failed = error_memory(e, line.n, "a trial");
     }
-    if (!failed) failed = record(s, number, seed, &outcome, doc.root, e);
+    if (!failed) {
+        train.seed = s->shared->seed;
+        train.config = line.s;
+        train.state = state.s;
+        progress_begin(&progress, o->to, o->quiet || !s->shared->alone, (int)task->number + 1, o->trials, train.epochs);
+        failed = search_train(&outcome, &config, &train, task->number, s->device, &s->shared->data, &s->train,
+                              &s->judge, &progress, e);
+    }
+    if (!failed) failed = record(s, task, &outcome, doc.root, state.s, e);
+    if (failed) { /* somebody else may go on with it at once */
+        struct error ignored;
+        (void)log_give_back(s->log, task->number, task->attempt, &ignored);
+    }
     outcome_free(&outcome);
     document_free(&doc);
+    text_free(&line);
+    text_free(&state);
     return failed;
 }
 
-static int open_all(struct search *s, uint64_t *seed, struct error *e) {
+/* ---- a worker ---- */
+
+static int worker_begin(struct search *s, struct error *e) {
     const struct search_options *o = s->options;
-    struct data_options data = o->data;
+    const int many = o->workers * o->jobs, n = s->space->n_params;
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const int threads = o->threads > 0 || many == 1 ? o->threads : cores > many ? (int)(cores / many) : 1;
     char notice[400];
-    int failed = o->space != NULL ? space_read(&s->space, o->space, e)
-                                  : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
-    if (failed) return failed;
-    *seed = seed_of(o);
-    data.seed = *seed;
-    failed = data_open(&s->data, &data, e);
-    if (!failed) failed = open_log(s, seed, e);
+    struct shared shared = *s->shared;
+    int failed = open_log(&shared, &s->log, 0, e);
     if (!failed) failed = tpe_open(&s->tpe, s->space, &o->tpe, e);
-    for (int i = 0; !failed && i < log_count(s->log); i++) {
-        const struct trial *t = log_trial(s->log, i);
-        failed = tpe_add(s->tpe, loss_for_tpe(t), t->values, e);
-    }
     if (!failed) {
-        s->values = mem_zero((size_t)s->space->n_params + 1, sizeof *s->values);
+        s->values = mem_zero(2 * ((size_t)n + 1), sizeof *s->values);
         if (s->values == NULL) failed = error_memory(e, sizeof *s->values, "a point");
+        s->mapped = s->values + n + 1;
     }
-    if (!failed) failed = search_device(&s->device, o->device, o->threads, notice, sizeof notice, e);
-    if (!failed && !o->quiet && notice[0]) fprintf(o->to, "%s\n", notice);
-    if (!failed) failed = net_images_load(&s->train, &s->data.train, s->device, e);
-    if (!failed) failed = net_images_load(&s->judge, &s->data.judge, s->device, e);
+    if (!failed) failed = watchers_open(&s->watchers, o->results, e);
+    if (!failed) failed = worker_open(&s->worker, o->results, s->index, o->heartbeat, e);
+    if (!failed)
+        failed = search_device(&s->device, o->device, s->index / o->jobs, o->fp32, threads, notice, sizeof notice, e);
+    if (!failed && !o->quiet && s->index == 0) {
+        if (notice[0]) fprintf(o->to, "%s\n", notice);
+        fprintf(o->to, "space: %d hyperparameters; seed %llu; %s%s; results in %s/\n", n,
+                (unsigned long long)shared.seed, many > 1 ? "each worker: " : "", s->device->about, o->results);
+        if (log_count(s->log) > 0) fprintf(o->to, "resuming: %d trials are recorded\n", log_count(s->log));
+        fflush(o->to);
+    }
+    if (!failed) failed = net_images_load(&s->train, &s->shared->data.train, s->device, e);
+    if (!failed) failed = net_images_load(&s->judge, &s->shared->data.judge, s->device, e);
+    if (!failed) failed = tell(s, e);
+    if (!failed && !o->quiet && s->index == 0 && tpe_count(s->tpe) < log_count(s->log) && log_spaces(s->log) > 1)
+        fprintf(o->to, "the space has changed: %d of the %d recorded trials have a place in it and count for TPE\n",
+                tpe_count(s->tpe), log_count(s->log));
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed; /* no memory here is no trial's fault */
 }
 
-static void close_all(struct search *s) {
+static void worker_end(struct search *s) {
     if (s->device != NULL) {
         net_images_unload(&s->train, s->device);
         net_images_unload(&s->judge, s->device);
         s->device->close(s->device);
     }
+    for (int i = 0; i < s->n_old; i++) {
+        if (s->old[i] != NULL) space_free(s->old[i]);
+    }
+    mem_free(s->old);
     mem_free(s->values);
     if (s->tpe != NULL) tpe_close(s->tpe);
+    worker_close(s->worker);
+    watchers_close(s->watchers);
     if (s->log != NULL) log_close(s->log);
-    data_close(&s->data);
-    if (s->space != NULL) space_free(s->space);
 }
 
-static void show_start(const struct search *s, uint64_t seed) {
+/* Takes and trains trials until there are no more. */
+static void *work(void *context) {
+    struct search *s = context;
+    const struct search_options *o = s->options;
+    struct error *e = &s->error;
+    int failed = worker_begin(s, e), told = 0;
+    while (!failed && !search_stop) {
+        struct task task;
+        int what = TAKE_END;
+        if (o->seconds > 0 && clock_seconds() - s->shared->started >= o->seconds) break;
+        failed = take(s, &task, &what, e);
+        if (failed || what == TAKE_END) break;
+        if (what == TAKE_TRIAL) {
+            failed = run_task(s, &task, e);
+            continue;
+        }
+        if (!told && !o->quiet) {
+            fprintf(o->to, "waiting: the last trials are with other workers\n");
+            fflush(o->to);
+        }
+        told = 1;
+        const struct timespec pause = {0, 100000000};
+        nanosleep(&pause, NULL);
+    }
+    if (!failed && search_stop) failed = NET_STOPPED;
+    s->failed = failed;
+    worker_end(s);
+    return NULL;
+}
+
+/* The workers of this process, `first` and on. The first error that is one. */
+static int run_jobs(const struct shared *shared, int first, struct error *e) {
+    const int jobs = shared->options->jobs;
+    struct search *all = mem_zero((size_t)jobs, sizeof *all);
+    pthread_t *threads = mem_zero((size_t)jobs, sizeof *threads);
+    int failed = all == NULL || threads == NULL ? error_memory(e, (size_t)jobs * sizeof *all, "the workers") : OK;
+    int started = 0;
+    for (int i = 0; i < jobs && !failed; i++) {
+        all[i] = (struct search){
+            .shared = shared, .options = shared->options, .space = shared->space, .index = first + i, .log = NULL};
+        if (jobs == 1) {
+            work(&all[i]);
+        } else {
+            const int why = pthread_create(&threads[i], NULL, work, &all[i]);
+            if (why != 0) failed = error_set(e, ERROR_ENVIRONMENT, "no thread for a worker: %s", strerror(why));
+            if (why != 0) search_stop = SIGTERM;
+        }
+        started += !failed;
+    }
+    for (int i = 0; i < started; i++) {
+        if (jobs > 1) pthread_join(threads[i], NULL);
+        if (all[i].failed && (!failed || failed == NET_STOPPED)) {
+            failed = all[i].failed;
+            *e = all[i].error;
+        }
+    }
+    mem_free(all);
+    mem_free(threads);
+    return failed;
+}
+
+/* --workers: a process each. This one only waits, passes signals on, and returns the worst of their ends. */
+static int run_workers(const struct shared *shared, struct error *e) {
+    const struct search_options *o = shared->options;
+    pid_t *pids = mem_zero((size_t)o->workers, sizeof *pids);
+    int failed = pids == NULL ? error_memory(e, (size_t)o->workers * sizeof *pids, "the workers") : OK, passed_on = 0;
+    fflush(NULL);
+    for (int i = 0; i < o->workers && !failed; i++) {
+        pids[i] = fork();
+        if (pids[i] < 0) {
+            failed = error_set(e, ERROR_ENVIRONMENT, "worker %d cannot be started: %s", i + 1, strerror(errno));
+            search_stop = SIGTERM; /* those that were are told to end */
+        } else if (pids[i] == 0) {
+            struct error mine = {0};
+            signal(SIGINT, SIG_IGN); /* of the terminal: the parent passes it on as SIGTERM */
+            signal(SIGHUP, SIG_IGN);
+            const int status = run_jobs(shared, i * o->jobs, &mine);
+            if (status != OK && status != NET_STOPPED) fprintf(stderr, "parzen: worker %d: %s\n", i + 1, mine.text);
+            fflush(NULL);
+            _exit(status);
+        }
+    }
+    for (int left = o->workers; left > 0 && pids != NULL;) {
+        int status;
+        if (search_stop && !passed_on) {
+            for (int i = 0; i < o->workers; i++) {
+                if (pids[i] > 0) kill(pids[i], SIGTERM);
+            }
+            passed_on = 1;
+        }
+        const pid_t ended = waitpid(-1, &status, 0);
+        if (ended < 0 && errno == EINTR) continue;
+        if (ended < 0) break;
+        left--;
+        for (int i = 0; i < o->workers; i++) {
+            if (pids[i] == ended) pids[i] = 0;
+        }
+        const int end = WIFEXITED(status) ? WEXITSTATUS(status) : ERROR_ENVIRONMENT;
+        if (WIFSIGNALED(status))
+            error_set(e, ERROR_ENVIRONMENT, "a worker was ended by signal %d; the others went on", WTERMSIG(status));
+        else if (end != OK && end != NET_STOPPED && !failed)
+            error_set(e, end, "a worker has failed, see above; the others went on");
+        if (end != OK && (!failed || failed == NET_STOPPED)) failed = end;
+    }
+    mem_free(pids);
+    return failed;
+}
+
+static void say(const char *line) { fprintf(stderr, "%s\n", line); }
+
+static int shared_open(struct shared *s, struct log **log, struct error *e) {
+    const struct search_options *o = s->options;
+    struct data_options data = o->data;
+    int failed = o->space != NULL ? space_read(&s->space, o->space, e)
+                                  : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
+    if (failed) return failed;
+    log_waiting = say;
+    s->seed = seed_of(o);
+    data.seed = s->seed;
+    failed = data_open(&s->data, &data, e);
+    if (!failed) failed = open_log(s, log, 1, e);
+    return failed;
+}
+
+static void show_start(const struct shared *s) {
     const struct search_options *o = s->options;
     if (o->quiet) return;
     fprintf(o->to, "%s: %d images to train on, %d to judge on (%s), %d fine and %d coarse classes\n", s->data.name,
@@ -336,35 +829,32 @@ static void show_start(const struct search *s, uint64_t seed) {
             o->data.objective == OBJECTIVE_TEST ? "the test set, as the original did" : "held out",
             s->data.fine_classes, s->data.coarse_classes);
     if (s->data.coarse_classes == 0) fprintf(o->to, "one kind of label: one head; coarse_labels_weight is ignored\n");
-    fprintf(o->to, "space: %d hyperparameters; seed %llu; %s; results in %s/\n", s->space->n_params,
-            (unsigned long long)seed, s->device->about, o->results);
-    if (log_count(s->log) > 0) fprintf(o->to, "resuming: %d trials are recorded\n", log_count(s->log));
     fflush(o->to);
 }
 
+static void show_end(const struct search_options *o, int failed) {
+    struct log *log;
+    char notice[400];
+    if (o->quiet || log_open(&log, o->results, NULL, 0, notice, sizeof notice, NULL) != OK) return;
+    const int best = report_best(log);
+    if (failed == NET_STOPPED) fprintf(o->to, "stopped; the same command goes on with what was under way\n");
+    fprintf(o->to, "%d trials in %s/", log_count(log), o->results);
+    if (best >= 0)
+        fprintf(o->to, "; the best: fine %.4f, %s.txt.json", log_trial(log, best)->fine_accuracy,
+                log_trial(log, best)->name);
+    fprintf(o->to, "\n");
+    log_close(log);
+}
+
 int search_run(const struct search_options *o, struct error *e) {
-    struct search s = {.options = o, .started = clock_seconds()};
-    uint64_t seed = 0;
-    int failed = open_all(&s, &seed, e);
-    if (!failed) show_start(&s, seed);
-    while (!failed && !search_stop) {
-        const int count = log_count(s.log);
-        if (o->trials > 0 && count >= o->trials) break;
-        if (o->seconds > 0 && clock_seconds() - s.started >= o->seconds) break;
-        /* Numbers are handed out in order, so the next one is behind the last record's. */
-        const uint32_t number = count == 0 ? 0 : log_trial(s.log, count - 1)->number + 1;
-        failed = one_trial(&s, number, seed, e);
-    }
-    if (!failed && search_stop) failed = NET_STOPPED;
-    if (s.log != NULL && !o->quiet && (!failed || failed == NET_STOPPED)) {
-        const int best = report_best(s.log);
-        if (failed == NET_STOPPED) fprintf(o->to, "stopped: the trial under way is not recorded\n");
-        fprintf(o->to, "%d trials in %s/", log_count(s.log), o->results);
-        if (best >= 0)
-            fprintf(o->to, "; the best: fine %.4f, %s.txt.json", log_trial(s.log, best)->fine_accuracy,
-                    log_trial(s.log, best)->name);
-        fprintf(o->to, "\n");
-    }
-    close_all(&s);
+    struct shared s = {.options = o, .started = clock_seconds(), .alone = o->workers == 1 && o->jobs == 1};
+    struct log *log = NULL;
+    int failed = shared_open(&s, &log, e);
+    if (log != NULL) log_close(log);
+    if (!failed) show_start(&s);
+    if (!failed) failed = o->workers > 1 ? run_workers(&s, e) : run_jobs(&s, 0, e);
+    if (!failed || failed == NET_STOPPED) show_end(o, failed);
+    data_close(&s.data);
+    if (s.space != NULL) space_free(s.space);
     return failed;
 }

@@ -1,5 +1,5 @@
-/* search.h - the loop: ask TPE, train, record, show; and one training alone, which the loop and `parzen train` share.
- */
+/* search.h - the loop: ask TPE, train, record, show; many workers on one search; and one training alone, which the loop
+ * and `parzen train` share. */
 #ifndef SEARCH_H
 #define SEARCH_H
 #include <signal.h>
@@ -14,9 +14,13 @@ struct train_options {
     double width; /* every layer's width is multiplied by it: 1, or less for a quick look at a space */
     uint64_t seed;
     int flip_test;
-    const char *weights; /* the weights of the best epoch go there; or NULL */
-    const char *config;  /* one line of JSON, kept in the weights file */
+    const char *weights;  /* the weights of the best epoch go there; or NULL */
+    const char *config;   /* one line of JSON, kept in the weights file and in states */
+    const char *state;    /* the training's state goes there after epochs, and is gone on from; or NULL */
+    int checkpoint_every; /* after so many epochs; 0: never */
 };
+
+enum running { RUNNING_IGNORE, RUNNING_LIAR };
 
 struct search_options {
     struct data_options data;
@@ -28,7 +32,12 @@ struct search_options {
     struct train_options train;
     struct tpe_options tpe;
     const char *device; /* "auto", "cpu", "cuda" */
+    int fp32;           /* CUDA: compute in fp32 */
     int threads;
+    int workers, jobs;    /* processes on this machine; trials at once in each */
+    double heartbeat;     /* seconds (worker.h) */
+    enum running running; /* what TPE makes of trials under way: nothing, or losses as bad as can be */
+    int new_space;        /* a log that was begun with another space is gone on with */
     int quiet;
     FILE *to; /* where progress goes */
 };
@@ -39,8 +48,9 @@ extern volatile sig_atomic_t search_stop;
 /* Runs or resumes a search. OK at its end; NET_STOPPED when search_stop ended it (what is recorded stays). */
 int search_run(const struct search_options *, struct error *);
 
-/* "auto": CUDA, or else the CPU with a line in *notice that says why. */
-int search_device(struct device **, const char *which, int threads, char *notice, size_t room, struct error *);
+/* "auto": CUDA, or else the CPU with a line in *notice that says why. gpu: which, modulo those that there are. */
+int search_device(struct device **, const char *which, int gpu, int fp32, int threads, char *notice, size_t room,
+                  struct error *);
 
 /* Trains one configuration and judges it after each epoch. ERROR_TRIAL (no memory, not a number in the first epoch)
  * and ERROR_USER (a network that cannot be built) are the outcome's status and not an error; a later collapse or NaN

@@ -642,6 +642,22 @@ int tpe_add(struct tpe *t, double loss, const double *values, struct error *e) {
     return OK;
 }
 
+void tpe_rewind(struct tpe *t, int n) {
+    if (n >= t->n) return;
+    t->n = n < 0 ? 0 : n;
+    for (int i = 0; i < t->space->n_params; i++) {
+        struct label *l = &t->labels[i];
+        int keep = l->n, kept = 0, kept_sorted = 0;
+        while (keep > 0 && l->trial[keep - 1] >= (uint32_t)t->n) keep--;
+        for (int k = 0; k < l->n && !l->categorical; k++) {
+            if (k == l->n_sorted) kept_sorted = kept;
+            if (l->sorted[k].when < (uint32_t)keep) l->sorted[kept++] = l->sorted[k];
+        }
+        l->n_sorted = l->n_sorted >= l->n ? keep : kept_sorted;
+        l->n = keep;
+    }
+}
+
 static int compare_observations(const void *a, const void *b) {
     const struct observation *p = a, *q = b;
     if (p->x != q->x) return p->x < q->x ? -1 : 1;

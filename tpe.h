@@ -24,6 +24,8 @@ void tpe_close(struct tpe *);
  * NaN: the trial is dropped, as hyperopt drops it. values: n_params numbers, NaN for the inactive. */
 int tpe_add(struct tpe *, double loss, const double *values, struct error *);
 int tpe_count(const struct tpe *); /* trials kept */
+/* Forgets all but the first n of the trials kept: for running ones, which count only for the next suggestion. */
+void tpe_rewind(struct tpe *, int n);
 /* The next point: values[n_params]. Prior draws while tpe_count < n_startup_jobs. Does not change *t's history. */
 int tpe_suggest(struct tpe *, struct rng *, double *values, struct error *);
 

@@ -1,0 +1,21 @@
+# A space of small networks: a trial of one epoch on few images takes milliseconds. For tests of the search itself.
+space = {
+    'lr_rate_mult': hp.loguniform('lr_rate_mult', -0.5, 0.5),
+    'l2_weight_reg_mult': hp.loguniform('l2_weight_reg_mult', -1.3, 1.3),
+    'batch_size': 40,
+    'optimizer': hp.choice('optimizer', ['Adam', 'Nadam', 'RMSprop']),
+    'coarse_labels_weight': 0.3,
+    'conv_dropout_drop_proba': 0.1,
+    'fc_dropout_drop_proba': 0.1,
+    'use_BN': hp.choice('use_BN', [True, False]),
+    'first_conv': None,
+    'residual': None,
+    'conv_hiddn_units_mult': hp.uniform('conv_hiddn_units_mult', 0.5, 1.5),
+    'nb_conv_pool_layers': 1,
+    'pooling_type': hp.choice('pooling_type', ['max', 'avg']),
+    'conv_kernel_size': 2,
+    'res_conv_kernel_size': 2,
+    'fc_units_1_mult': 0.1,
+    'one_more_fc': None,
+    'activation': hp.choice('activation', ['relu', 'elu']),
+}
