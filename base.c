@@ -18,13 +18,32 @@
 
 /* ---- errors ---- */
 
+/* A message is one line whatever the names in it are: a control byte is shown as \xNN. */
+static void add_shown(char *to, size_t room, const char *from) {
+    size_t n = 0;
+    for (; *from; from++) {
+        const unsigned char c = (unsigned char)*from;
+        const size_t width = c < 32 || c == 127 ? 4 : 1;
+        if (n + width >= room) break;
+        if (width == 4) {
+            snprintf(to + n, 5, "\\x%02x", c);
+        } else {
+            to[n] = *from;
+        }
+        n += width;
+    }
+    to[n] = '\0';
+}
+
 int error_set(struct error *e, int kind, const char *format, ...) {
     if (e != NULL) {
+        char text[sizeof e->text];
         va_list args;
         e->kind = kind;
         va_start(args, format);
-        vsnprintf(e->text, sizeof e->text, format, args);
+        vsnprintf(text, sizeof text, format, args);
         va_end(args);
+        add_shown(e->text, sizeof e->text, text);
     }
     return kind;
 }

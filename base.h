@@ -17,7 +17,8 @@ struct error {
     char text[1000];
 };
 
-/* Fills *e (which may be NULL) and returns kind, so that `return error_set(e, ERROR_USER, ...)` is the way out. */
+/* Fills *e (which may be NULL) and returns kind, so that `return error_set(e, ERROR_USER, ...)` is the way out.
+ * Control bytes in what it is given, a newline in a file's name, are shown as \xNN: a message is one line. */
 int error_set(struct error *e, int kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same for memory that could not be had: ERROR_TRIAL, "out of memory: N bytes for WHAT". */
 int error_memory(struct error *e, size_t bytes, const char *what);

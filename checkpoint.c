@@ -41,7 +41,7 @@
 #include <unistd.h>
 
 static const char log_magic[] = "parzen trials 1\n";
-enum { MAGIC = 16, MARKER = 0x7A52504C, RECORD_HEAD = 12, RECORD_LEAST = 16, RECORD_MOST = 16 << 20 };
+enum { MAGIC = 16, VERSION = 14, MARKER = 0x7A52504C, RECORD_HEAD = 12, RECORD_LEAST = 16, RECORD_MOST = 16 << 20 };
 enum { RECORD_SEARCH = 1, RECORD_TRIAL, RECORD_CLAIM, RECORD_GIVE_BACK, RECORD_SPACE };
 
 /* ==================================== bytes there and back ==================================== */
@@ -358,10 +358,14 @@ static int decode(struct log *log, const uint8_t *bytes, size_t n, const char *n
                   struct error *e) {
     if (room > 0) notice[0] = '\0';
     if (n < MAGIC || memcmp(bytes, log_magic, MAGIC) != 0) {
-        if (n >= MAGIC && memcmp(bytes, log_magic, 14) == 0) {
-            return error_set(e, ERROR_USER,
-                             "%s: written by another version of parzen ('%.15s'); use that, or give another --results",
-                             name, (const char *)bytes);
+        if (n >= MAGIC && memcmp(bytes, log_magic, VERSION) == 0) {
+            char version[8];
+            const int c = bytes[VERSION];
+            snprintf(version, sizeof version, c > 32 && c < 127 ? "%c" : "\\x%02x", c);
+            return error_set(
+                e, ERROR_USER,
+                "%s: written by another version of parzen ('parzen trials %s'); use that, or give another --results",
+                name, version);
         }
         return error_set(e, ERROR_USER, "%s: is not a log of parzen; give another --results", name);
     }

@@ -1313,7 +1313,7 @@ int net_save_state(struct net *net, const char *path, const char *const *metadat
     uint64_t product;
     memcpy(&product, &net->now.mu_product, sizeof product);
     text_add(&step, "%u %u %016llx", net->now.t, net->now.epoch, (unsigned long long)product);
-    for (; metadata[n] != NULL && n < 12; n++) pairs[n] = metadata[n];
+    for (; n < 12 && metadata[n] != NULL; n++) pairs[n] = metadata[n];
     pairs[n++] = "step";
     pairs[n++] = step.s;
     pairs[n] = NULL;

@@ -657,8 +657,10 @@ static int worker_begin(struct search *s, struct error *e) {
     if (!failed) failed = tpe_open(&s->tpe, s->space, &o->tpe, e);
     if (!failed) {
         s->values = mem_zero(2 * ((size_t)n + 1), sizeof *s->values);
-        if (s->values == NULL) failed = error_memory(e, sizeof *s->values, "a point");
-        s->mapped = s->values + n + 1;
+        if (s->values == NULL)
+            failed = error_memory(e, sizeof *s->values, "a point");
+        else
+            s->mapped = s->values + n + 1;
     }
     if (!failed) failed = watchers_open(&s->watchers, o->results, e);
     if (!failed) failed = worker_open(&s->worker, o->results, s->index, o->heartbeat, e);

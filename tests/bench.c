@@ -1,10 +1,11 @@
 /* bench.c - measures training steps: a table with a line for each configuration, and what each operation takes.
  *
- *   bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
+ *   bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
  *
- * CONFIG: a result file, or a configuration. Steps are timed by the epoch, as a trial runs them: batches of random
- * images, shuffled, flipped and dropped; the median of several epochs behind one that warms up. --ops also times the
- * operations one by one, in their places in a step, and sets them against what they move and multiply (step_cost.h).
+ * CONFIG: a result file, or a configuration. --isa: what the CPU uses: avx512, avx2 or base; its best if absent. Steps
+ * are timed by the epoch, as a trial runs them: batches of random images, shuffled, flipped and dropped; the median of
+ * several epochs behind one that warms up. --ops also times the operations one by one, in their places in a step, and
+ * sets them against what they move and multiply (step_cost.h).
  * --device none measures nothing and prints that account alone, for an H200.
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
@@ -335,11 +336,13 @@ end:
 
 static int usage(void) {
     fprintf(stderr,
-            "usage: bench [--device cpu|cuda|none] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...\n");
+            "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] "
+            "CONFIG.json...\n");
     return 2;
 }
 
 int main(int argc, char **argv) {
+    const char *isa = NULL;
     struct options o = {.device = "cpu"};
     struct device *device = NULL;
     struct ceilings ceilings = h200;
@@ -354,6 +357,8 @@ int main(int argc, char **argv) {
             o.ops = 1;
         } else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
             o.device = argv[++i];
+        } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
+            isa = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             o.threads = atoi(argv[++i]);
         } else if (strcmp(argv[i], "--batch") == 0 && i + 1 < argc) {
@@ -364,7 +369,7 @@ int main(int argc, char **argv) {
     }
     if (i == argc && !o.probe) return usage();
     if (strcmp(o.device, "cpu") == 0) {
-        failed = device_cpu(&device, o.threads, NULL, &e);
+        failed = device_cpu(&device, o.threads, isa, &e);
         ceilings = (struct ceilings){40e9, 400e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */
     } else if (strcmp(o.device, "cuda") == 0) {
 #ifdef PARZEN_CUDA

@@ -16,11 +16,16 @@ static void test_errors(void) {
     CHECK(error_set(NULL, ERROR_ENVIRONMENT, "nobody listens") == ERROR_ENVIRONMENT);
     CHECK(error_memory(&e, 12, "a hat") == ERROR_TRIAL);
     CHECK(strcmp(e.text, "out of memory: 12 bytes for a hat") == 0, "%s", e.text);
+    error_set(&e, ERROR_USER, "%s: torn", "a\nb\x1b[2J\x7f\xc3\xa9");
+    CHECK(strcmp(e.text, "a\\x0ab\\x1b[2J\\x7f\xc3\xa9: torn") == 0, "%s", e.text);
     char longer[3000];
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
     error_set(&e, ERROR_USER, "%s", longer);
     CHECK(strlen(e.text) == sizeof e.text - 1);
+    memset(longer, '\n', sizeof longer - 1);
+    error_set(&e, ERROR_USER, "%s", longer);
+    CHECK(strlen(e.text) == (sizeof e.text - 1) / 4 * 4 && strcmp(e.text + strlen(e.text) - 4, "\\x0a") == 0);
 }
 
 static void test_memory(void) {

@@ -198,6 +198,16 @@ static void test_other_files(void) {
     CHECK(log_open(&log, folder, &header, 1, notice, sizeof notice, &e) == ERROR_USER && log == NULL);
     CHECK(strstr(e.text, "another version of parzen ('parzen trials 2')") != NULL, "%s", e.text);
     CHECK(file_is(log_path, bytes, n), "what is not understood is left alone");
+    static const uint8_t odd[] = {0, '\n', 27, ' ', 127, 128, 255};
+    static const char *const shown[] = {"00", "0a", "1b", "20", "7f", "80", "ff"};
+    for (size_t i = 0; i < sizeof odd; i++) { /* a terminal is shown no byte that it would obey */
+        char want[40];
+        bytes[14] = odd[i];
+        write_bytes(log_path, bytes, n);
+        CHECK(log_open(&log, folder, &header, 1, notice, sizeof notice, &e) == ERROR_USER && log == NULL);
+        snprintf(want, sizeof want, "('parzen trials \\x%s');", shown[i]);
+        CHECK(strstr(e.text, want) != NULL, "%s", e.text);
+    }
     bytes[0] = 'P';
     write_bytes(log_path, bytes, n);
     CHECK(log_open(&log, folder, &header, 1, notice, sizeof notice, &e) == ERROR_USER && log == NULL);

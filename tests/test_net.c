@@ -116,6 +116,13 @@ static void test_config(void) {
 
 /* ---- gradients ---- */
 
+/* AddressSanitizer makes a step seven times as long and looks for errors that one step shows: it gets each eighth. */
+#ifdef __SANITIZE_ADDRESS__
+enum { EACH = 8 };
+#else
+enum { EACH = 1 };
+#endif
+
 static double data_loss(const struct net_metrics *m, const struct net_config *c) {
     return m->fine_loss + c->coarse_labels_weight * m->coarse_loss;
 }
@@ -146,7 +153,7 @@ static void check_gradients(struct device *d, const struct net_images *set, cons
     for (int i = 0; i < n; i++) {
         const struct net_tensor t = net_get_tensor(net, i);
         double length = 0, loss[2];
-        if (t.moving) continue;
+        if (t.moving || i % EACH != 0) continue;
         for (size_t k = 0; k < t.n; k++) length += (double)gradient[i][k] * (double)gradient[i][k];
         length = sqrt(length);
         CHECK(isfinite(length), "%s: %s", name, t.name);
