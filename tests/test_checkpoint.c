@@ -720,6 +720,62 @@ static void test_hostile_tensors(void) {
     for (size_t i = 0; i < 4; i++) CHECK(tensors_decode(&t, lengths[i], 16, "length", &e) == ERROR_USER, "%zu", i);
 }
 
+/* ---- claims: what workers agree on ---- */
+
+static int take(struct log *log, uint32_t number, uint32_t attempt, const char *worker) {
+    double values[VALUES];
+    struct error e;
+    make_trial(number, values);
+    const struct claim c = {.number = number, .attempt = attempt, .worker = worker, .since = 7, .values = values};
+    return log_take(log, &c, VALUES, &e);
+}
+
+static void test_claims(void) {
+    struct log *one, *two;
+    struct claim c;
+    char notice[400];
+    struct error e = {0};
+    empty_folder();
+    CHECK(log_open(&one, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    CHECK(log_open(&two, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    CHECK(log_free(one) == 0 && log_claims(one) == 0);
+    CHECK(take(one, 0, 1, "a") == OK && take(one, 1, 1, "a") == OK);
+    CHECK(log_lock(two, &e) == OK, "%s", e.text); /* sees them, and only then */
+    CHECK(log_claims(two) == 2 && log_free(two) == 2 && log_find_claim(two, 1, &c) && strcmp(c.worker, "a") == 0 &&
+          c.attempt == 1 && c.since == 7 && !c.given_back && c.n_values == VALUES && c.space == 0);
+    CHECK(take(two, 2, 1, "b") == OK);
+    log_unlock(two);
+    CHECK(append(one, 1, &e) == OK, "%s", e.text); /* recorded: it has no claim any more */
+    CHECK(log_recorded(one, 1) && !log_find_claim(one, 1, &c) && log_claims(one) == 2 && !log_recorded(one, 0));
+    CHECK(log_give_back(one, 0, 1, &e) == OK && log_find_claim(one, 0, &c) && c.given_back);
+    CHECK(take(two, 0, 2, "b") == OK && log_find_claim(two, 0, &c) && c.attempt == 2 && !c.given_back);
+    CHECK(log_give_back(one, 0, 1, &e) == OK && log_find_claim(one, 0, &c) && !c.given_back, "an old claim given back");
+    CHECK(append(two, 0, &e) == OK && append(one, 0, &e) == OK, "%s", e.text); /* twice: the first counts */
+    CHECK(take(one, 0, 3, "c") == OK && !log_find_claim(one, 0, &c), "a claim on what is recorded");
+    CHECK(log_count(one) == 2 && log_claims(one) == 1 && log_free(one) == 3);
+    /* Far numbers, a gap, and very many. */
+    CHECK(take(one, 4000000000u, 1, "d") == OK && take(one, 4, 1, "d") == OK && log_free(one) == 3);
+    for (uint32_t i = 5; i < 2000; i++) CHECK(take(one, i, 1, "e") == OK);
+    for (uint32_t i = 1999; i >= 5; i--) CHECK(append(one, i, &e) == OK);
+    CHECK(log_claims(one) == 3 && log_count(one) == 1997 && log_free(one) == 3);
+    /* Another space: other numbers of values; and the first again for what comes then. */
+    CHECK(log_change_space(one, "{'y': 1}", &e) == OK && log_spaces(one) == 2, "%s", e.text);
+    CHECK(strcmp(log_get_header(one)->space, "{'y': 1}") == 0 && strcmp(log_space(one, 0), header.space) == 0);
+    double value = 3;
+    const struct claim other = {.number = 3, .attempt = 1, .worker = "f", .values = &value};
+    const struct trial trial = {.number = 3, .name = "model", .reason = "", .values = &value};
+    CHECK(log_take(one, &other, 1, &e) == OK && log_append(one, &trial, 1, &e) == OK, "%s", e.text);
+    CHECK(append(one, 2, &e) == ERROR_USER, "as many values as the space before had");
+    log_close(one);
+    log_close(two);
+    CHECK(log_open(&one, folder, NULL, 0, notice, sizeof notice, &e) == OK && notice[0] == '\0', "%s", e.text);
+    CHECK(log_count(one) == 1998 && log_claims(one) == 3 && log_spaces(one) == 2 && log_free(one) == 2000,
+          "%d trials, %d claims, %u free", log_count(one), log_claims(one), log_free(one));
+    CHECK(log_trial(one, 1997)->n_values == 1 && log_trial(one, 1997)->space == 1 && log_trial(one, 0)->space == 0);
+    CHECK(log_lock(one, &e) == ERROR_ENVIRONMENT, "open for reading only");
+    log_close(one);
+}
+
 int main(void) {
     const char *temporary = getenv("TMPDIR");
     snprintf(home, sizeof home, "%s/parzen-log-XXXXXX", temporary != NULL ? temporary : "/tmp");
@@ -734,6 +790,7 @@ int main(void) {
     test_kill();
     test_disk_full();
     test_two_writers();
+    test_claims();
     test_no_memory();
     empty_folder();
     test_tensors();

@@ -581,6 +581,40 @@ static void bench(void) {
     }
 }
 
+/* Trials that are added and taken back leave nothing: the next suggestion is that of a history without them. */
+static void test_rewind(void) {
+    struct space *s = space_of(everything);
+    struct error e = {0};
+    for (int n = 0; n < 300; n = n < 30 ? n + 7 : 2 * n + 1) {
+        struct tpe *a = opened(s, NULL), *b = opened(s, NULL);
+        struct rng rng = rng_make(5, (uint32_t)n, RNG_SYNTHETIC);
+        double values[MOST_PARAMS], one[MOST_PARAMS], other[MOST_PARAMS];
+        for (int i = 0; i < n; i++) {
+            const double loss = floor(8 * rng_uniform(&rng));
+            space_draw(s, &rng, values);
+            CHECK(tpe_add(a, loss, values, &e) == OK && tpe_add(b, loss, values, &e) == OK, "%s", e.text);
+            if (i % 3 != 0) continue; /* some running now and then, sorted in by a suggestion, or not */
+            const int kept = tpe_count(a);
+            for (int k = 0; k < (i % 2 == 0 ? 3 : 100); k++) {
+                space_draw(s, &rng, values);
+                CHECK(tpe_add(a, INFINITY, values, &e) == OK, "%s", e.text);
+            }
+            struct rng draws = rng_make(6, (uint32_t)i, RNG_SUGGEST);
+            if (i % 4 != 0) CHECK(tpe_suggest(a, &draws, values, &e) == OK, "%s", e.text);
+            tpe_rewind(a, kept);
+            CHECK(tpe_count(a) == kept);
+        }
+        for (uint32_t i = 0; i < 5; i++) {
+            struct rng x = rng_make(7, i, RNG_SUGGEST), y = x;
+            CHECK(tpe_suggest(a, &x, one, &e) == OK && tpe_suggest(b, &y, other, &e) == OK, "%s", e.text);
+            CHECK(memcmp(one, other, (size_t)s->n_params * sizeof *one) == 0, "%d trials: another suggestion", n);
+        }
+        tpe_close(a);
+        tpe_close(b);
+    }
+    space_free(s);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         bench();
@@ -591,6 +625,7 @@ int main(int argc, char **argv) {
     test_startup();
     test_draws();
     test_degenerate();
+    test_rewind();
     test_scores();
     test_tail();
     test_no_memory();
