@@ -1339,7 +1339,8 @@ int net_load_state(struct net *net, const char *path, struct tensors *file, stru
     int failed = tensors_read(file, path, e);
     if (failed) return failed;
     const char *step = tensors_get(file, "step");
-    if (step == NULL || sscanf(step, "%u %u %llx", &updates, &epoch, &product) != 3)
+    if (step == NULL || tensors_get(file, "metadata_crc32c") == NULL || tensors_get(file, "crc32c") == NULL ||
+        sscanf(step, "%u %u %llx", &updates, &epoch, &product) != 3)
         return error_set(e, ERROR_USER, "%s: is no state of a training", path);
     state_buffers(net, t, to);
     for (int i = 0; i < STATE_BUFFERS; i++) { /* all is looked at before anything is changed */

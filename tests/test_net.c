@@ -1,5 +1,6 @@
 /* test_net.c - whole networks: sizes against SEED.md, every gradient against finite differences of the loss, the
  * memory plan against one where nothing shares, thread counts against each other, weights there and back. */
+#include "checkpoint.h"
 #include "net.h"
 
 #include <stdlib.h>
@@ -339,6 +340,64 @@ static void test_memory(struct device *d, const struct net_images *set) {
     CHECK(!failed, "never built");
 }
 
+/* A training that is interrupted after its second epoch, and goes on from its state in another net, ends with the bits
+ * of one that is not; a state that is hurt, or another net's, changes nothing. */
+static void test_state(struct device *d, const struct net_images *set) {
+    struct net_config c = config_of(plain);
+    const struct net_options o = {.seed = 4, .trial = 2, .fine = 100, .coarse = 20};
+    const char *const metadata[] = {"config", "a line", NULL};
+    char path[] = "/tmp/parzen-state-XXXXXX";
+    const int file = mkstemp(path);
+    CHECK(file >= 0, "%s", path);
+    if (file >= 0) close(file);
+    config_scale(&c, 0.06);
+    c.batch_size = 5; /* a smaller last batch */
+    for (enum optimiser kind = OPT_ADAM; kind <= OPT_RMSPROP; kind++) {
+        struct net *whole, *first, *second;
+        struct net_metrics a = {0}, b = {0};
+        struct tensors file_meta;
+        struct error e = {0};
+        c.optimizer = kind;
+        CHECK(net_build(&whole, &c, &o, d, set, set, &e) == OK && net_build(&first, &c, &o, d, set, set, &e) == OK &&
+                  net_build(&second, &c, &o, d, set, set, &e) == OK,
+              "%s", e.text);
+        for (int epoch = 0; epoch < 4; epoch++)
+            CHECK(net_train_epoch(whole, epoch, &a, NULL, NULL, &e) == OK, "%s", e.text);
+        for (int epoch = 0; epoch < 2; epoch++)
+            CHECK(net_train_epoch(first, epoch, &b, NULL, NULL, &e) == OK, "%s", e.text);
+        CHECK(net_save_state(first, path, metadata, &e) == OK && net_load_state(second, path, &file_meta, &e) == OK,
+              "%s", e.text);
+        CHECK(tensors_get(&file_meta, "config") != NULL && strcmp(tensors_get(&file_meta, "config"), "a line") == 0);
+        tensors_free(&file_meta);
+        for (int epoch = 2; epoch < 4; epoch++)
+            CHECK(net_train_epoch(second, epoch, &b, NULL, NULL, &e) == OK, "%s", e.text);
+        CHECK(memcmp(&a, &b, sizeof a) == 0, "optimiser %d: loss %.17g, not %.17g", (int)kind, b.loss, a.loss);
+        CHECK(net_judge(whole, &a, NULL, NULL, &e) == OK && net_judge(second, &b, NULL, NULL, &e) == OK, "%s", e.text);
+        CHECK(memcmp(&a, &b, sizeof a) == 0, "optimiser %d: judged %.17g, not %.17g", (int)kind, b.loss, a.loss);
+
+        char *bytes;
+        size_t n;
+        CHECK(file_read(path, 1 << 26, &bytes, &n, &e) == OK, "%s", e.text);
+        struct rng rng = rng_make(9, (uint32_t)kind, RNG_SYNTHETIC);
+        for (int i = 0; i < 60; i++) { /* of the header every byte counts, too */
+            const size_t at = i < 30 ? rng_below(&rng, 400) : rng_below(&rng, (uint32_t)n);
+            bytes[at] = (char)(bytes[at] ^ 1 << rng_below(&rng, 8));
+            CHECK(file_write(path, bytes, n, &e) == OK, "%s", e.text);
+            const int failed = net_load_state(first, path, &file_meta, &e);
+            CHECK(failed == ERROR_USER, "byte %zu of %zu: status %d", at, n, failed);
+            tensors_free(&file_meta);
+            mem_free(bytes);
+            CHECK(net_save_state(second, path, metadata, &e) == OK && file_read(path, 1 << 26, &bytes, &n, &e) == OK,
+                  "%s", e.text);
+        }
+        mem_free(bytes);
+        net_free(whole);
+        net_free(first);
+        net_free(second);
+    }
+    unlink(path);
+}
+
 int main(void) {
     struct error e = {0};
     struct device *d = NULL;
@@ -350,6 +409,7 @@ int main(void) {
     test_gradients(d, &set);
     test_sharing();
     test_learning(d);
+    test_state(d, &set);
     test_memory(d, &set);
     net_images_unload(&set, d);
     d->close(d);
