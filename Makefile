@@ -153,16 +153,17 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz
 
-# A search among faults, in minutes; as root it also mounts small file systems.
+# A search among faults, in minutes; as root it also mounts small file systems. SECTIONS="torn flips" tries those alone.
 .PHONY: faults
 faults: $(BIN) $(BUILD)/tests/flip_log
-	@BUILD=$(BUILD) bash tests/faults ./$(BIN)
+	@BUILD=$(BUILD) bash tests/faults ./$(BIN) $(SECTIONS)
 
 # What has threads, and workers beside each other, under ThreadSanitizer.
 .PHONY: tsan
+tsan: SECTIONS = threads workers stopped
 tsan:
 	$(MAKE) BUILD=build/tsan BIN=build/tsan/parzen OPT="-O1 -g -fsanitize=thread" build/tsan/parzen
-	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 bash tests/faults build/tsan/parzen threads workers stopped
+	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 bash tests/faults build/tsan/parzen $(SECTIONS)
 
 # A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
 .PHONY: slurm
