@@ -103,9 +103,9 @@ static void simulate(const struct problem *p, int workers, int liar, uint64_t se
             busy[w].loss = p->loss(space, busy[w].values);
             busy[w].until = now + exp(0.5 * rng_normal(&times)); /* some take three times as long as others */
         }
-        int first = -1;
-        for (int w = 0; w < workers; w++) {
-            if (busy[w].works && (first < 0 || busy[w].until < busy[first].until)) first = w;
+        int first = 0;
+        for (int w = 1; w < workers; w++) {
+            if (busy[w].works && (!busy[first].works || busy[w].until < busy[first].until)) first = w;
         }
         now = busy[first].until;
         busy[first].works = 0;
