@@ -156,19 +156,19 @@ fuzz:
 # A search among faults, in minutes; as root it also mounts small file systems. SECTIONS="torn flips" tries those alone.
 .PHONY: faults
 faults: $(BIN) $(BUILD)/tests/flip_log
-	@BUILD=$(BUILD) bash tests/faults ./$(BIN) $(SECTIONS)
+	@BUILD=$(BUILD) timeout 1800 bash tests/faults ./$(BIN) $(SECTIONS)
 
 # What has threads, and workers beside each other, under ThreadSanitizer.
 .PHONY: tsan
 tsan: SECTIONS = threads workers stopped
 tsan:
 	$(MAKE) BUILD=build/tsan BIN=build/tsan/parzen OPT="-O1 -g -fsanitize=thread" build/tsan/parzen
-	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 bash tests/faults build/tsan/parzen $(SECTIONS)
+	@BUILD=build/tsan TSAN_OPTIONS="halt_on_error=1 exitcode=66" ROUNDS=2 timeout 1800 bash tests/faults build/tsan/parzen $(SECTIONS)
 
 # A cluster of two nodes on this machine: root, with Debian's slurm-wlm and munge.
 .PHONY: slurm
 slurm: $(BIN)
-	@sh tests/slurm ./$(BIN)
+	@timeout 1200 sh tests/slurm ./$(BIN)
 
 # Against hyperopt and Keras, which it installs into .venv.
 .PHONY: conformance
