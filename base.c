@@ -333,7 +333,9 @@ static int write_all(int f, const char *bytes, size_t n) {
 
 int file_write(const char *path, const void *bytes, size_t n, struct error *e) {
     struct text temporary = {0};
-    text_add(&temporary, "%s.tmp.%ld", path, (long)getpid());
+    struct timespec now; /* two machines may write the same file under the same pid */
+    clock_gettime(CLOCK_REALTIME, &now);
+    text_add(&temporary, "%s.tmp.%ld.%09ld", path, (long)getpid(), now.tv_nsec);
     if (temporary.failed) {
         text_free(&temporary);
         return error_memory(e, strlen(path), "a path");

@@ -13,6 +13,7 @@
 #include "search.h"
 
 #include <errno.h>
+#include <glob.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -589,6 +590,20 @@ static int record_locked(struct search *s, const struct task *task, const struct
     return failed ? failed : log_append(s->log, &t, s->space->n_params, e);
 }
 
+/* A recorded trial needs no state any more, nor what a kill has left of one that was being written. */
+static void remove_state(const struct search *s, const char *state) {
+    struct text pattern = {0};
+    glob_t left;
+    if (unlink(state) != 0 && errno != ENOENT)
+        fprintf(s->options->to, "%s: cannot be removed: %s\n", state, strerror(errno));
+    text_add(&pattern, "%s.tmp.*", state);
+    if (!pattern.failed && glob(pattern.s, GLOB_NOSORT, NULL, &left) == 0) {
+        for (size_t i = 0; i < left.gl_pathc; i++) (void)unlink(left.gl_pathv[i]);
+        globfree(&left);
+    }
+    text_free(&pattern);
+}
+
 static int record(struct search *s, const struct task *task, const struct outcome *o, const struct value *config,
                   const char *state, struct error *e) {
     int mine = 0, failed = log_lock(s->log, e);
@@ -596,8 +611,7 @@ static int record(struct search *s, const struct task *task, const struct outcom
     failed = record_locked(s, task, o, config, &mine, e);
     const int recorded = log_recorded(s->log, task->number);
     log_unlock(s->log);
-    if (!failed && recorded && unlink(state) != 0 && errno != ENOENT)
-        fprintf(s->options->to, "%s: cannot be removed: %s\n", state, strerror(errno));
+    if (!failed && recorded) remove_state(s, state);
     if (!failed && !mine && !s->options->quiet)
         fprintf(s->options->to, "another worker has taken trial %u over; this one's result is dropped\n",
                 task->number + 1);
