@@ -48,7 +48,7 @@ BATCH, STEPS, IMAGES, JUDGED = 8, 20, 24, 12
 FACTOR = 4
 TOLERANCE = {"layers": 1e-5, "losses": 1e-6, "accuracies": 1e-6, "gradients": 2e-4, "update": 1e-4, "moving": 1e-6,
              "evaluation": 1e-5, "weights 1": 5e-2, "weights 20": 5e-2, "losses 20": 1e-3}
-KINKED = {"gradients": 2e-2, "weights 1": 1e-1, "weights 20": 1e-1, "losses 20": 2e-2}
+KINKED = {"gradients": 5e-2, "weights 1": 2e-1, "weights 20": 2e-1, "losses 20": 2e-2}
 
 # A low learning rate, so that 20 steps stay comparable; the published ones have their own.
 BASE = {"lr_rate_mult": 0.3, "l2_weight_reg_mult": 1.0, "batch_size": 8, "coarse_labels_weight": 0.2,
