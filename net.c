@@ -818,59 +818,6 @@ static void walk(struct builder *b) {
 
 /* ======================================== memory plan ========================================= */
 
-/* Every map that an operation touches. The order does not matter. */
-static int op_maps(struct op *op, struct map *maps[8]) {
-    int n = 0;
-    switch (op->kind) {
-        case OP_BATCH: maps[n++] = &op->batch.out; break;
-        case OP_CONV:
-            maps[n++] = &op->conv.in;
-            maps[n++] = &op->conv.add;
-            maps[n++] = &op->conv.out;
-            maps[n++] = &op->conv.dropped;
-            break;
-        case OP_APPLY:
-            maps[n++] = &op->apply.in;
-            maps[n++] = &op->apply.out;
-            maps[n++] = &op->apply.dropped;
-            break;
-        case OP_LOSS:
-            maps[n++] = &op->loss.logits;
-            maps[n++] = &op->loss.gradient;
-            break;
-        case OP_CONV_DATA:
-            maps[n++] = &op->conv_data.out_gradient;
-            maps[n++] = &op->conv_data.add;
-            maps[n++] = &op->conv_data.gradient;
-            maps[n++] = &op->conv_data.branch;
-            maps[n++] = &op->conv_data.y;
-            maps[n++] = &op->conv_data.branch_y;
-            maps[n++] = &op->conv_data.bn_x;
-            break;
-        case OP_CONV_WEIGHT:
-            maps[n++] = &op->conv_weight.in;
-            maps[n++] = &op->conv_weight.out_gradient;
-            break;
-        case OP_SUMS:
-            maps[n++] = &op->sums.x;
-            maps[n++] = &op->sums.out_gradient;
-            break;
-        case OP_APPLY_GRADIENT:
-            maps[n++] = &op->apply_gradient.x;
-            maps[n++] = &op->apply_gradient.out_gradient;
-            maps[n++] = &op->apply_gradient.gradient;
-            maps[n++] = &op->apply_gradient.branch;
-            maps[n++] = &op->apply_gradient.branch_y;
-            break;
-        case OP_BN:
-        case OP_BN_GRADIENT:
-        case OP_OPTIMISE:
-        case OP_NEXT:
-        case OP_PENALTY: break;
-    }
-    return n;
-}
-
 static struct tensor_plan *map_tensor(struct plan *p, const struct map *m) { return &p->tensors[(uintptr_t)m->at - 1]; }
 
 /* Places tensors, the largest first, each at the lowest offset where no tensor that lives at the same time is in the

@@ -219,52 +219,6 @@ static int cuda_host_backwards; /* without effect there */
 extern int cuda_host_backwards;
 #endif
 
-/* The maps of an operation. */
-static int maps_of(struct op *op, struct map *maps[8]) {
-    int n = 0;
-    switch (op->kind) {
-        case OP_BATCH: maps[n++] = &op->batch.out; break;
-        case OP_CONV:
-            maps[n++] = &op->conv.in;
-            maps[n++] = &op->conv.add;
-            maps[n++] = &op->conv.out;
-            maps[n++] = &op->conv.dropped;
-            break;
-        case OP_APPLY:
-            maps[n++] = &op->apply.in;
-            maps[n++] = &op->apply.out;
-            maps[n++] = &op->apply.dropped;
-            break;
-        case OP_LOSS: maps[n++] = &op->loss.gradient; break;
-        case OP_CONV_DATA:
-            maps[n++] = &op->conv_data.out_gradient;
-            maps[n++] = &op->conv_data.add;
-            maps[n++] = &op->conv_data.gradient;
-            maps[n++] = &op->conv_data.branch;
-            maps[n++] = &op->conv_data.y;
-            maps[n++] = &op->conv_data.branch_y;
-            maps[n++] = &op->conv_data.bn_x;
-            break;
-        case OP_CONV_WEIGHT:
-            maps[n++] = &op->conv_weight.in;
-            maps[n++] = &op->conv_weight.out_gradient;
-            break;
-        case OP_SUMS:
-            maps[n++] = &op->sums.x;
-            maps[n++] = &op->sums.out_gradient;
-            break;
-        case OP_APPLY_GRADIENT:
-            maps[n++] = &op->apply_gradient.x;
-            maps[n++] = &op->apply_gradient.out_gradient;
-            maps[n++] = &op->apply_gradient.gradient;
-            maps[n++] = &op->apply_gradient.branch;
-            maps[n++] = &op->apply_gradient.branch_y;
-            break;
-        default: break;
-    }
-    return n;
-}
-
 static size_t floats_of(const struct map *m, int n) {
     return (size_t)n * (size_t)m->h * (size_t)m->w * (size_t)m->stride;
 }
@@ -272,9 +226,9 @@ static size_t floats_of(const struct map *m, int n) {
 /* Gives the operation's maps bf16 places with what the floats hold; floats[i]: where they were. */
 static int to_bf16(struct op *op, int n, struct map *maps[8], float *at[8]) {
     int failed = OK;
-    const int count = maps_of(op, maps);
+    const int count = op_maps(op, maps);
     for (int i = 0; i < count; i++) {
-        at[i] = maps[i]->at;
+        at[i] = maps[i]->wide ? NULL : maps[i]->at;
         if (at[i] == NULL) continue;
         const float *first = at[i] - maps[i]->first;
         uint16_t *block = NULL;
@@ -336,7 +290,7 @@ static int run_on(struct device *d, struct scene *s, const struct program *progr
             struct op *op = &ops[i];
             failed = to_bf16(op, n, maps[i], at[i]);
             if (failed) return failed;
-            count[i] = maps_of(op, maps[i]);
+            count[i] = op_maps(op, maps[i]);
         }
     }
     failed = d->run(d, &p, n, e);
