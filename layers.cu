@@ -1,9 +1,10 @@
 /* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh; cuBLAS for
  * the dense layers and nothing else.
  *
- * A program (a step) is captured once into a CUDA graph for each batch size, and from then on launched whole. What an
- * operation needs besides its maps is one block of scratch, sized before the capture by a dry run of the same code. An
- * operation that only finishes the one before (a normalisation's numbers from the sums) is taken along by its kernel.
+ * A program (a step) is captured into a CUDA graph for each batch size when it comes the second time, and from then on
+ * launched whole. What an operation needs besides its maps is one block of scratch, sized before by a dry run of the
+ * same code. An operation that only finishes the one before (a normalisation's numbers from the sums) is taken along by
+ * its kernel.
  *
  * Invariant: nothing is allocated and nobody waits while a program runs; whatever could make a captured step stale
  * (memory released, scratch grown) forgets it. */
@@ -26,7 +27,7 @@ struct cublas {
 };
 enum { CUBLAS_WORKSPACE = 32 << 20 }; /* what NVIDIA recommends for Hopper */
 
-/* A program as it was captured for one batch size. */
+/* A program that has been run for one batch size, and what was captured of it: NULL until it comes again. */
 struct captured {
     const struct program *program;
     int n;
@@ -556,7 +557,10 @@ static struct device_cuda *cuda_of(struct device *d) {
 }
 
 static void forget_captured(struct device_cuda *c) {
-    for (int i = 0; i < c->n_captured; i++) (void)cudaGraphExecDestroy(c->captured[i].graph);
+    if (c->n_captured > 0) (void)cudaStreamSynchronize(c->stream); /* one may be under way */
+    for (int i = 0; i < c->n_captured; i++) {
+        if (c->captured[i].graph != NULL) (void)cudaGraphExecDestroy(c->captured[i].graph);
+    }
     c->n_captured = 0;
 }
 
@@ -642,29 +646,36 @@ static int make_shadow(struct device_cuda *c, const struct program *p, struct er
     return cuda_check(cudaGetLastError(), "the weights in bf16", e);
 }
 
-static int capture(struct device_cuda *c, const struct program *p, int n, struct error *e) {
+/* The first time a program is run its operations are launched one by one: CUDA and cuBLAS load a kernel when it is
+ * first launched, which they may not do while a step is recorded. */
+static int run_first(struct device_cuda *c, const struct program *p, int n, struct error *e) {
     struct run r = {};
-    cudaGraph_t graph = NULL;
     r.d = c, r.p = p, r.n = n, r.e = e, r.dry = 1;
     int failed = run_ops(&r);
     if (!failed) failed = grow(c, (void **)&c->scratch, &c->scratch_bytes, r.need, "the operations' scratch", e);
+    r.dry = 0;
+    if (!failed) failed = run_ops(&r);
+    if (!failed) failed = cuda_check(cudaGetLastError(), "a step", e);
     if (failed) return failed;
     if (c->n_captured == CAPTURED_MOST) forget_captured(c);
-    failed = cuda_check(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step", e);
+    const struct captured k = {p, n, NULL};
+    c->captured[c->n_captured++] = k;
+    return OK;
+}
+
+static int capture(struct device_cuda *c, struct captured *k, struct error *e) {
+    struct run r = {};
+    cudaGraph_t graph = NULL;
+    r.d = c, r.p = k->program, r.n = k->n, r.e = e;
+    int failed = cuda_check(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step", e);
     if (failed) return failed;
-    r.dry = 0;
     failed = run_ops(&r);
     if (!failed) failed = cuda_check(cudaGetLastError(), "recording a step", e);
     const int ended = cuda_check(cudaStreamEndCapture(c->stream, &graph), "recording a step", failed ? NULL : e);
     if (!failed) failed = ended;
-    struct captured *k = &c->captured[c->n_captured];
     if (!failed) failed = cuda_check(cudaGraphInstantiate(&k->graph, graph, 0), "a step's graph", e);
     if (graph != NULL) (void)cudaGraphDestroy(graph);
-    if (failed) return failed;
-    k->program = p;
-    k->n = n;
-    c->n_captured++;
-    return OK;
+    return failed;
 }
 
 static int cuda_run(struct device *d, const struct program *p, int n, struct error *e) {
@@ -673,12 +684,9 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
     int failed = make_shadow(c, p, e);
     if (failed) return failed;
     while (i < c->n_captured && !(c->captured[i].program == p && c->captured[i].n == n)) i++;
-    if (i == c->n_captured) {
-        failed = capture(c, p, n, e);
-        if (failed) return failed;
-        i = c->n_captured - 1;
-    }
-    return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
+    if (i == c->n_captured) return run_first(c, p, n, e);
+    if (c->captured[i].graph == NULL) failed = capture(c, &c->captured[i], e);
+    return failed ? failed : cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
 }
 
 static int cuda_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
