@@ -690,6 +690,7 @@ static int worker_begin(struct search *s, struct error *e) {
     if (!failed) failed = net_images_load(&s->train, &s->shared->data.train, s->device, e);
     if (!failed) failed = net_images_load(&s->judge, &s->shared->data.judge, s->device, e);
     if (!failed) failed = tell(s, e);
+    if (!failed) tpe_sort(s->tpe);
     if (!failed && !o->quiet && s->index == 0 && tpe_count(s->tpe) < log_count(s->log) && log_spaces(s->log) > 1)
         fprintf(o->to, "the space has changed: %d of the %d recorded trials have a place in it and count for TPE\n",
                 tpe_count(s->tpe), log_count(s->log));

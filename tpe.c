@@ -685,6 +685,10 @@ static void label_sort(struct label *l) {
     }
 }
 
+void tpe_sort(struct tpe *t) {
+    for (int i = 0; i < t->space->n_params; i++) label_sort(&t->labels[i]);
+}
+
 /* ======== a suggestion ======== */
 
 /* Room for the work on t->n trials, and the split. */

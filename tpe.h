@@ -26,6 +26,9 @@ int tpe_add(struct tpe *, double loss, const double *values, struct error *);
 int tpe_count(const struct tpe *); /* trials kept */
 /* Forgets all but the first n of the trials kept: for running ones, which count only for the next suggestion. */
 void tpe_rewind(struct tpe *, int n);
+/* Sorts what has been added: a suggestion does that first, which after very many new trials (a log that was opened)
+ * takes longer than all else of it. */
+void tpe_sort(struct tpe *);
 /* The next point: values[n_params]. Prior draws while tpe_count < n_startup_jobs. Does not change *t's history. */
 int tpe_suggest(struct tpe *, struct rng *, double *values, struct error *);
 

@@ -62,10 +62,11 @@ int main(int argc, char **argv) {
     start = clock_seconds();
     for (int i = 0; i < log_count(log); i++)
         check(tpe_add(tpe, log_trial(log, i)->loss, log_trial(log, i)->values, &e), &e);
+    tpe_sort(tpe);
     const double told = clock_seconds() - start;
     struct rng rng = rng_make(1, (uint32_t)n, RNG_SUGGEST);
     start = clock_seconds();
-    check(tpe_suggest(tpe, &rng, values, &e), &e); /* sorts what was added */
+    check(tpe_suggest(tpe, &rng, values, &e), &e); /* the working room is made */
     const double first = clock_seconds() - start;
     enum { SUGGESTIONS = 11 };
     double times[SUGGESTIONS];
