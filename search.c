@@ -541,8 +541,18 @@ static int take_locked(struct search *s, struct task *t, int *what, struct error
     return failed;
 }
 
+/* The log's lock, while the log is still of this worker's space: somebody may have gone on with another one. */
+static int lock_log(struct search *s, struct error *e) {
+    const int failed = log_lock(s->log, e);
+    if (failed || strcmp(log_get_header(s->log)->space, s->space->text) == 0) return failed;
+    log_unlock(s->log);
+    return error_set(e, ERROR_USER,
+                     "%s/trials.log: is gone on with in another space meanwhile; start again with that one",
+                     s->options->results);
+}
+
 static int take(struct search *s, struct task *t, int *what, struct error *e) {
-    int failed = log_lock(s->log, e);
+    int failed = lock_log(s, e);
     if (failed) return failed;
     failed = take_locked(s, t, what, e);
     log_unlock(s->log);
@@ -606,7 +616,7 @@ static void remove_state(const struct search *s, const char *state) {
 
 static int record(struct search *s, const struct task *task, const struct outcome *o, const struct value *config,
                   const char *state, struct error *e) {
-    int mine = 0, failed = log_lock(s->log, e);
+    int mine = 0, failed = lock_log(s, e);
     if (failed) return failed;
     failed = record_locked(s, task, o, config, &mine, e);
     const int recorded = log_recorded(s->log, task->number);
