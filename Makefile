@@ -52,7 +52,7 @@ TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 CXX ?= c++
 HOST_CUDA ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 ifeq ($(HOST_CUDA),1)
-TESTS += test_cuda_layers
+TESTS += test_cuda_layers test_cuda_host
 else
 TESTS := $(filter-out test_cuda,$(TESTS))
 endif
@@ -96,6 +96,10 @@ $(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers:
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -c -o $@.o $<
 	$(CXX) $(HOST_SANITIZE) -pthread -o $@ $@.o $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o -lm
+
+$(BUILD)/tests/test_cuda_host: tests/test_cuda_host.cc tests/cuda_host.h
+	@mkdir -p $(BUILD)/tests
+	$(CXX) -std=gnu++17 $(HOST_SANITIZE) -Wall -Wextra -Wno-unused-function -pthread -o $@ $<
 
 # The same on a GPU, in memory that host and device both reach; and longer.
 $(BUILD)/layers_cuda_managed.o: $(CUDA_TEXT) | $(BUILD)
@@ -180,7 +184,7 @@ lint:
 	cppcheck --quiet --std=c11 --suppress=invalidFunctionArg --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -DCPU_ISA=base -I. *.c tests/*.c
 
 format:
-	clang-format -i *.c *.h *.cu *.cuh tests/*.c tests/*.h
+	clang-format -i *.c *.h *.cu *.cuh tests/*.c tests/*.cc tests/*.h
 
 clean:
 	rm -rf build parzen tests/golden_tpe

@@ -1,0 +1,222 @@
+/* test_cuda_host.cc - that cuda_host.h does what a GPU would, and catches what a GPU would leave undefined: a warp's
+ * matrix operations against plain loops, and each mistake in a process of its own, which must end with a word of it. */
+#include "cuda_host.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static long passed, failed;
+static void check(int good, const char *what) {
+    passed += good != 0;
+    failed += good == 0;
+    if (!good) printf("failed: %s\n", what);
+}
+
+static cudaStream_t stream;
+
+/* ---- what a warp does together ---- */
+
+static __global__ void multiply(const uint16_t *a, const uint16_t *b, float *d, int b_by_depth) {
+    unsigned char *const shared = shared_memory(); /* a [16][16]; b [8][16], or by depth [16][8] */
+    uint16_t *const sa = (uint16_t *)shared, *const sb = sa + 256;
+    const int lane = (int)threadIdx.x;
+    for (int i = lane; i < 256; i += 32) sa[i] = a[i];
+    for (int i = lane; i < 256; i += 32) sb[i] = i < 128 ? b[i] : 0;
+    barrier();
+    uint32_t fa[4], fb[4];
+    float sums[4] = {1, 1, 1, 1};
+    load_matrix4(fa, sa + lane % 16 * 16 + lane / 16 * 8);
+    if (b_by_depth) {
+        load_matrix4_transposed(fb, sb + lane % 16 * 8);
+    } else {
+        load_matrix4(fb, sb + lane % 8 * 16 + lane / 8 % 2 * 8);
+    }
+    mma_bf16(sums, fa, fb);
+    for (int i = 0; i < 4; i++) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+static void test_multiply() {
+    for (int by_depth = 0; by_depth < 2; by_depth++) {
+        uint16_t a[256], b[128];
+        float d[128];
+        for (int i = 0; i < 256; i++) a[i] = (uint16_t)cuda_host_bf16((float)(i * 7 % 23 - 11) / 4);
+        for (int i = 0; i < 128; i++) b[i] = (uint16_t)cuda_host_bf16((float)(i * 5 % 17 - 8) / 8);
+        LAUNCH(multiply, dim3(1), dim3(32), (size_t)1024, stream, a, b, d, by_depth);
+        int wrong = 0;
+        for (int m = 0; m < 16; m++) {
+            for (int n = 0; n < 8; n++) {
+                float want = 1;
+                for (int k = 0; k < 16; k++)
+                    want += cuda_host_float(a[m * 16 + k]) * cuda_host_float(by_depth ? b[k * 8 + n] : b[n * 16 + k]);
+                wrong += d[m * 8 + n] != want;
+            }
+        }
+        check(wrong == 0, by_depth ? "mma with ldmatrix.trans" : "mma with ldmatrix");
+    }
+}
+
+static __global__ void shuffles(int *out) {
+    int sum = (int)threadIdx.x;
+    for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+    const double d = shuffle_xor((double)threadIdx.x, 1);
+    out[threadIdx.x] = sum * 1000 + (int)d;
+}
+
+static __global__ void copies(const float *from, float *out, int wait) {
+    float *const shared = (float *)shared_memory();
+    const int t = (int)threadIdx.x;
+    copy_async(shared + t * 4, from + t * 4, t % 2 == 0 ? 16 : 0);
+    copy_commit();
+    if (wait) copy_wait<0>();
+    barrier();
+    for (int i = 0; i < 4; i++) out[t * 4 + i] = shared[t * 4 + i];
+    copy_wait<0>();
+}
+
+static __global__ void unwritten(float *out) { *out = ((float *)shared_memory())[3]; }
+
+static void test_memory() {
+    int sums[64];
+    float from[256], out[256], one = 0;
+    LAUNCH(shuffles, dim3(1), dim3(64), (size_t)0, stream, sums);
+    int wrong = 0;
+    for (int i = 0; i < 64; i++) wrong += sums[i] != (i < 32 ? 496 : 1520) * 1000 + (i ^ 1);
+    check(wrong == 0, "shuffles");
+    for (int i = 0; i < 256; i++) from[i] = (float)i;
+    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, (const float *)from, out, 1);
+    wrong = 0;
+    for (int i = 0; i < 256; i++) wrong += out[i] != (i / 4 % 2 == 0 ? (float)i : 0);
+    check(wrong == 0, "asynchronous copies, and zeros");
+    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, (const float *)from, out, 0);
+    wrong = 0;
+    for (int i = 0; i < 256; i++) wrong += !isnan(out[i]);
+    check(wrong == 0, "a copy that is not waited for has not arrived");
+    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)64, stream, &one);
+    check(isnan(one), "shared memory that nobody has written");
+}
+
+/* ---- mistakes ---- */
+
+static __global__ void misses_barrier(int) {
+    if (threadIdx.x < 32) barrier();
+}
+static __global__ void diverges(int) {
+    if (threadIdx.x % 2 == 0) {
+        (void)shuffle_xor(1, 1);
+    } else {
+        (void)shuffle_xor(1.0, 1);
+    }
+}
+static __global__ void leaves_lanes(int) {
+    if (threadIdx.x != 5) (void)shuffle_xor(1, 1);
+}
+static __global__ void overruns_shared(int n) { shared_memory()[n] = 1; }
+static __global__ void overruns_global(char *p) { p[64] = 1; }
+static __global__ void crooked_matrix(int) {
+    uint32_t r[4];
+    load_matrix4(r, shared_memory() + threadIdx.x * 2);
+}
+static __global__ void outside_matrix(int) {
+    uint32_t r[4];
+    load_matrix4(r, shared_memory() + 16 * (threadIdx.x + 1));
+}
+static __global__ void crooked_copy(const char *p) {
+    copy_async(shared_memory(), p + 4, 16);
+    copy_wait<0>();
+}
+static __global__ void forgets_copy(const char *p) {
+    copy_async(shared_memory() + threadIdx.x * 16, p, 16);
+    copy_commit();
+}
+
+/* Runs it in a child, which must not end well, and must say so (NULL: something of a sanitizer). */
+template <typename F>
+static void caught(const char *what, const char *word, F mistake) {
+    int ends[2];
+    char text[4096] = "";
+    if (pipe(ends) != 0) return check(0, what);
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], 2);
+        close(ends[0]);
+        mistake();
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t n = 0;
+    for (ssize_t got; n < sizeof text - 1 && (got = read(ends[0], text + n, sizeof text - 1 - n)) > 0;)
+        n += (size_t)got;
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    check(status != 0 && strstr(text, word) != NULL, what);
+}
+
+static void test_mistakes() {
+    alignas(16) static char memory[64];
+    const dim3 one(1), two(64), warp(32);
+    caught("a barrier that half the threads reach", "barrier",
+           [=] { LAUNCH(misses_barrier, one, two, (size_t)0, stream, 0); });
+    caught("lanes at different operations", "different operations",
+           [=] { LAUNCH(diverges, one, warp, (size_t)0, stream, 0); });
+    caught("an operation without all lanes", "not all its lanes",
+           [=] { LAUNCH(leaves_lanes, one, warp, (size_t)0, stream, 0); });
+    caught("a matrix that is not aligned", "aligned",
+           [=] { LAUNCH(crooked_matrix, one, warp, (size_t)1024, stream, 0); });
+    caught("a matrix outside shared memory", "outside",
+           [=] { LAUNCH(outside_matrix, one, warp, (size_t)512, stream, 0); });
+    caught("a copy that is not aligned", "aligned",
+           [=] { LAUNCH(crooked_copy, one, warp, (size_t)512, stream, memory); });
+    caught("a copy that is never waited for", "on their way",
+           [=] { LAUNCH(forgets_copy, one, warp, (size_t)512, stream, (const char *)memory); });
+#ifdef CUDA_HOST_ASAN
+    caught("an overrun of shared memory", "AddressSanitizer",
+           [=] { LAUNCH(overruns_shared, one, warp, (size_t)512, stream, 520); });
+    caught("an overrun of global memory", "AddressSanitizer", [=] {
+        void *p;
+        if (cudaMalloc(&p, 64) == cudaSuccess) LAUNCH(overruns_global, one, warp, (size_t)0, stream, (char *)p);
+    });
+#endif
+}
+
+static __global__ void writes(int *p) { *p = 7; }
+
+static void test_runtime() {
+    int x = 0;
+    void *p;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)(64 << 10), stream, (float *)&x);
+    check(cudaGetLastError() != cudaSuccess && x == 0, "more shared memory than was asked for");
+    LAUNCH(writes, dim3(1, 70000), dim3(32), (size_t)0, stream, &x);
+    check(cudaGetLastError() != cudaSuccess && x == 0, "a grid that is too large");
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
+    LAUNCH(writes, dim3(1), dim3(32), (size_t)0, stream, &x);
+    check(cudaMalloc(&p, 8) != cudaSuccess && cudaStreamSynchronize(stream) != cudaSuccess,
+          "calls that a capture forbids");
+    (void)cudaGetLastError();
+    check(cudaStreamEndCapture(stream, &graph) == cudaSuccess && x == 0, "what is captured is not run");
+    check(
+        cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess && cudaGraphLaunch(exec, stream) == cudaSuccess && x == 7,
+        "but when it is launched");
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cuda_host_malloc_fails = 2;
+    check(cudaMalloc(&p, 8) == cudaSuccess && cudaFree(p) == cudaSuccess &&
+              cudaMalloc(&p, 8) == cudaErrorMemoryAllocation && cudaMalloc(&p, 8) == cudaSuccess &&
+              cudaFree(p) == cudaSuccess,
+          "the second allocation fails, and only that");
+}
+
+int main() {
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    test_multiply();
+    test_memory();
+    test_mistakes();
+    test_runtime();
+    cudaStreamDestroy(stream);
+    printf("%ld passed, %ld failed\n", passed, failed);
+    return failed != 0;
+}
