@@ -335,15 +335,17 @@ static int open_log(struct shared *s, struct log **log, int first, struct error 
 }
 
 /* The log's seed, where there is a log: the data's split is drawn from it before the log is opened for writing. */
-static uint64_t seed_of(const struct search_options *o) {
+static int seed_of(const struct search_options *o, uint64_t *seed, struct error *e) {
     struct log *log = NULL;
     char notice[400];
-    uint64_t seed = o->train.seed;
-    if (!o->seed_given && log_open(&log, o->results, NULL, 0, notice, sizeof notice, NULL) == OK) {
-        seed = log_get_header(log)->seed;
-        log_close(log);
-    }
-    return seed;
+    *seed = o->train.seed;
+    if (o->seed_given) return OK;
+    const int failed = log_open(&log, o->results, NULL, 0, notice, sizeof notice, e);
+    if (failed)
+        return failed == ERROR_USER ? OK : failed; /* no log yet, or none of ours: that is told when it is opened */
+    *seed = log_get_header(log)->seed;
+    log_close(log);
+    return OK;
 }
 
 static int name_taken(const struct search *s, const char *name) {
@@ -841,9 +843,9 @@ static int shared_open(struct shared *s, struct log **log, struct error *e) {
                                   : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
     if (failed) return failed;
     log_waiting = say;
-    s->seed = seed_of(o);
+    failed = seed_of(o, &s->seed, e);
     data.seed = s->seed;
-    failed = data_open(&s->data, &data, e);
+    if (!failed) failed = data_open(&s->data, &data, e);
     if (!failed) failed = open_log(s, log, 1, e);
     return failed;
 }
