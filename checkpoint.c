@@ -42,6 +42,7 @@
 
 static const char log_magic[] = "parzen trials 1\n";
 enum { MAGIC = 16, VERSION = 14, MARKER = 0x7A52504C, RECORD_HEAD = 12, RECORD_LEAST = 16, RECORD_MOST = 16 << 20 };
+enum { CHECKSUM = 4 /* bytes at a record's end */ };
 enum { RECORD_SEARCH = 1, RECORD_TRIAL, RECORD_CLAIM, RECORD_GIVE_BACK, RECORD_SPACE };
 
 /* ==================================== bytes there and back ==================================== */
@@ -127,10 +128,11 @@ struct log {
     uint32_t free; /* all below are recorded or claimed */
     int n_spaces;
     const char **spaces;
-    size_t end; /* of the last good record in the file */
+    size_t end;    /* of the last good record in the file */
+    uint32_t last; /* that record's checksum: the file's bytes before `end` */
 };
 
-void (*log_waiting)(const char *line);
+void (*log_says)(const char *line);
 
 static void add_record(struct text *t, uint32_t type, const struct text *payload) {
     const size_t start = t->n;
@@ -319,6 +321,7 @@ static size_t good_record(const uint8_t *p, size_t n) {
 
 /* Reads records from bytes[at..n). Returns OK or an error of memory; log->end stands behind the last good record. */
 static int read_records(struct log *log, const uint8_t *bytes, size_t at, size_t n, struct error *e) {
+    const size_t start = at;
     for (;;) {
         const size_t size = good_record(bytes + at, n - at);
         const int taken =
@@ -328,6 +331,7 @@ static int read_records(struct log *log, const uint8_t *bytes, size_t at, size_t
         at += size;
     }
     log->end = at;
+    if (at > start) log->last = word_at(bytes + at - CHECKSUM);
     return OK;
 }
 
@@ -445,11 +449,11 @@ static int lock(struct log *log, short type, struct error *e) {
                              "`lslocks` shows it",
                              log->path, LOG_PATIENCE);
         }
-        if (waited > LOG_WAIT_TOLD && !told && log_waiting != NULL) {
+        if (waited > LOG_WAIT_TOLD && !told && log_says != NULL) {
             char line[PATH_MAX + 200];
             snprintf(line, sizeof line, "%s: is locked by another process; waiting up to %d seconds", log->path,
                      LOG_PATIENCE);
-            log_waiting(line);
+            log_says(line);
             told = 1;
         }
         const struct timespec t = {0, pause};
@@ -512,15 +516,15 @@ static int append_bytes(struct log *log, const char *bytes, size_t n, struct err
     return OK;
 }
 
-/* Keeps what stands behind the good part in a file of its own, then cuts it off. */
-static int cut_tail(struct log *log, const uint8_t *bytes, size_t n, char *notice, size_t room, struct error *e) {
+/* Keeps the n bytes behind the good part in a file of its own, then cuts them off. */
+static int cut_tail(struct log *log, const uint8_t *tail, size_t n, char *notice, size_t room, struct error *e) {
     char path[PATH_MAX];
     struct stat s;
     int i = 0;
     do {
         snprintf(path, sizeof path, i == 0 ? "%s.cut-%zu" : "%s.cut-%zu.%d", log->path, log->end, i);
     } while (stat(path, &s) == 0 && ++i < 10000);
-    const int failed = file_write(path, bytes + log->end, n - log->end, e);
+    const int failed = file_write(path, tail, n, e);
     if (failed) return failed;
     if (ftruncate(log->file, (off_t)log->end) != 0 || fsync(log->file) != 0) {
         return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be cut: %s", log->path, strerror(errno));
@@ -571,7 +575,8 @@ static int open_locked(struct log *log, const char *folder, const struct log_hea
         if (!failed) failed = sync_folder(folder, e);
     } else if (!failed) {
         failed = decode(log, bytes, n, log->path, notice, room, e);
-        if (!failed && log->end < n && log->write) failed = cut_tail(log, bytes, n, notice, room, e);
+        if (!failed && log->end < n && log->write)
+            failed = cut_tail(log, bytes + log->end, n - log->end, notice, room, e);
     }
     mem_free(bytes);
     return failed;
@@ -595,6 +600,8 @@ int log_open(struct log **out, const char *folder, const struct log_header *head
         if (log->file < 0 && errno == ENOENT) {
             failed = error_set(e, ERROR_USER, "%s: there is no search here; parzen search --results %s begins one",
                                log->path, folder);
+        } else if (log->file < 0 && errno == ENOTDIR) {
+            failed = error_set(e, ERROR_USER, "%s: is not a folder", folder);
         } else if (log->file < 0) {
             failed = error_set(e, ERROR_ENVIRONMENT, "%s: cannot be opened: %s", log->path, strerror(errno));
         }
@@ -668,21 +675,45 @@ uint32_t log_free(const struct log *log) {
     return number;
 }
 
+/* Is the file still the one that was read, with the last record where it was? A newcomer that has found damage in it
+ * has cut it back; someone may have put another in its place. Writing at the old end would then destroy what is there.
+ * bytes: the file's, from that record's checksum on. */
+static int check_file(const struct log *log, const uint8_t *bytes, size_t n, struct error *e) {
+    struct stat open_one, named;
+    if (n >= CHECKSUM && word_at(bytes) == log->last && fstat(log->file, &open_one) == 0 &&
+        stat(log->path, &named) == 0 && open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev)
+        return OK;
+    return error_set(e, ERROR_ENVIRONMENT,
+                     "%s: was cut back or replaced while this process worked on it (damage that another one found?); "
+                     "nothing more is written to it; the same command goes on with what it holds now",
+                     log->path);
+}
+
+/* What a writer that died has left half written. */
+static int cut_torn(struct log *log, const uint8_t *tail, size_t n, struct error *e) {
+    char line[2 * PATH_MAX + 200];
+    snprintf(line, sizeof line,
+             "%s: what stands behind byte %zu is torn or damaged; %zu bytes with %d trials are dropped", log->path,
+             log->end, n, count_trials(tail, n));
+    const int failed = cut_tail(log, tail, n, line, sizeof line, e);
+    if (!failed && log_says != NULL) log_says(line);
+    return failed;
+}
+
 int log_lock(struct log *log, struct error *e) {
     uint8_t *bytes = NULL;
     size_t n = 0;
     if (!log->write) return error_set(e, ERROR_ENVIRONMENT, "%s: is open for reading only", log->path);
     int failed = lock(log, F_WRLCK, e);
     if (failed) return failed;
-    const size_t base = log->end;
-    failed = read_file(log, base, &bytes, &n, e); /* what others have appended */
+    const size_t from = log->end - CHECKSUM;
+    failed = read_file(log, from, &bytes, &n, e); /* what others have appended */
+    if (!failed) failed = check_file(log, bytes, n, e);
     if (!failed) {
-        failed = read_records(log, bytes, 0, n, e);
-        log->end = failed ? base : base + log->end;
+        failed = read_records(log, bytes, CHECKSUM, n, e);
+        if (!failed) log->end += from;
     }
-    if (!failed && base + n > log->end && ftruncate(log->file, (off_t)log->end) != 0) { /* torn: its writer has died */
-        failed = error_set(e, ERROR_ENVIRONMENT, "%s: cannot be cut: %s", log->path, strerror(errno));
-    }
+    if (!failed && from + n > log->end) failed = cut_torn(log, bytes + (log->end - from), from + n - log->end, e);
     mem_free(bytes);
     if (failed) {
         unlock(log);
@@ -698,24 +729,30 @@ void log_unlock(struct log *log) {
     log->locked = 0;
 }
 
-/* Appends one record with this payload, under the lock; it is taken into memory as if it had been read. */
-static int append_record(struct log *log, uint32_t type, const struct text *payload, struct error *e) {
-    struct text record = {0};
+/* Appends records, under the lock and with one write; they are taken into memory as if they had been read. */
+static int append_records(struct log *log, const struct text *records, struct error *e) {
     const int was_locked = log->locked;
-    int failed = was_locked ? OK : log_lock(log, e);
+    int failed = records->failed ? error_memory(e, records->n, "a record") : OK;
+    if (!failed && !was_locked) failed = log_lock(log, e);
     if (!failed) {
-        add_record(&record, type, payload);
-        failed = record.failed ? error_memory(e, record.n, "a record") : append_bytes(log, record.s, record.n, e);
+        const size_t end = log->end;
+        failed = append_bytes(log, records->s, records->n, e);
         if (!failed) {
-            const size_t end = log->end;
-            failed = read_records(log, (const uint8_t *)record.s, 0, record.n, e);
-            log->end = end;
+            failed = read_records(log, (const uint8_t *)records->s, 0, records->n, e);
+            log->end = failed ? end : end + records->n; /* what there is no memory for now is read again later */
         }
         if (!was_locked) log_unlock(log);
     }
-    text_free(&record);
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT
                                  : failed; /* a trial that cannot be recorded must not be passed over */
+}
+
+static int append_record(struct log *log, uint32_t type, const struct text *payload, struct error *e) {
+    struct text record = {0};
+    add_record(&record, type, payload);
+    const int failed = append_records(log, &record, e);
+    text_free(&record);
+    return failed;
 }
 
 static int check_values(const struct log *log, int n_values, struct error *e) {
@@ -729,6 +766,22 @@ int log_append(struct log *log, const struct trial *t, int n_values, struct erro
     add_trial(&payload, t, n_values);
     if (!failed) failed = append_record(log, RECORD_TRIAL, &payload, e);
     text_free(&payload);
+    return failed;
+}
+
+int log_append_of(struct log *log, const char *space, const struct trial *t, int n_values, struct error *e) {
+    struct text trial = {0}, before = {0}, after = {0}, records = {0};
+    add_trial(&trial, t, n_values);
+    put_string(&before, space);
+    put_string(&after, log->header.space);
+    add_record(&records, RECORD_SPACE, &before);
+    add_record(&records, RECORD_TRIAL, &trial);
+    add_record(&records, RECORD_SPACE, &after);
+    const int failed = append_records(log, &records, e);
+    text_free(&trial);
+    text_free(&before);
+    text_free(&after);
+    text_free(&records);
     return failed;
 }
 

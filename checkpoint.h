@@ -55,13 +55,14 @@ const struct trial *log_trial(const struct log *, int i); /* valid until log_clo
 int log_append(struct log *, const struct trial *, int n_values, struct error *);
 
 /* ---- many workers on one log. Between log_lock and log_unlock this process alone writes; log_lock also reads what
- * others have appended. log_append and its like may be called inside (they lock by themselves where that is missing).
+ * others have appended; ERROR_ENVIRONMENT, and nothing is written, where the file was cut back or replaced under this
+ * process. log_append and its like may be called inside (they lock by themselves where that is missing).
  */
 int log_lock(struct log *, struct error *);
 void log_unlock(struct log *);
-/* Called with a line that says so when a lock is waited for; NULL: nobody is told. After LOG_PATIENCE seconds it is an
- * ERROR_ENVIRONMENT. */
-extern void (*log_waiting)(const char *line);
+/* Called with a line for people when a lock is waited for (after LOG_PATIENCE seconds it is an ERROR_ENVIRONMENT), and
+ * when log_lock has cut off what a writer that died has left; NULL: nobody is told. */
+extern void (*log_says)(const char *line);
 enum { LOG_WAIT_TOLD = 10, LOG_PATIENCE = 120 };
 int log_claims(const struct log *); /* open claims, those given back included */
 struct claim log_claim(const struct log *, int i);
@@ -73,6 +74,9 @@ int log_take(struct log *, const struct claim *, int n_values, struct error *);
 int log_give_back(struct log *, uint32_t number, uint32_t attempt, struct error *);
 /* From here on trials belong to another space. */
 int log_change_space(struct log *, const char *space, struct error *);
+/* log_append, between log_lock and log_unlock, of a trial that was begun in an earlier space: it is recorded as one of
+ * that, and the present space stays the log's. */
+int log_append_of(struct log *, const char *space, const struct trial *, int n_values, struct error *);
 int log_spaces(const struct log *);
 const char *log_space(const struct log *, int i);
 

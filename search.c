@@ -142,7 +142,7 @@ static int load_state(struct outcome *o, struct net *net, const struct train_opt
     tensors_free(&file);
     text_free(&whose);
     if (!failed && !p->quiet) fprintf(p->to, "trial %u goes on behind epoch %d\n", trial + 1, o->epochs);
-    if (failed == ERROR_USER) {
+    if (failed == ERROR_USER || failed == ERROR_TRIAL) { /* the latter: no memory to read it */
         outcome_free(o);
         memset(o, 0, sizeof *o);
         *seconds = 0;
@@ -436,7 +436,7 @@ static int map_point(const struct search *s, const struct space *old, const doub
 static int present_point(struct search *s, const double *values, int n_values, int space, const double **out,
                          struct error *e) {
     *out = NULL;
-    if (space == log_spaces(s->log) - 1) {
+    if (strcmp(log_space(s->log, space), s->space->text) == 0) {
         if (n_values != s->space->n_params)
             return error_set(e, ERROR_USER, "%s/trials.log: its trials have %d values, its space %d",
                              s->options->results, n_values, s->space->n_params);
@@ -493,6 +493,10 @@ static int suggest(struct search *s, uint32_t number, struct error *e) {
 
 enum { TAKE_TRIAL, TAKE_WAIT, TAKE_END };
 
+/* Someone may have gone on with another space while this worker was at its trial (--continue-with-new-space): its
+ * points are none of that space. */
+static int space_changed(const struct search *s) { return strcmp(log_get_header(s->log)->space, s->space->text) != 0; }
+
 /* Under the lock: whose trial can be taken? *found: 1 where there is a dead worker's, or one given back (the one with
  * the least number); *running: how many others are under way. */
 static struct claim orphan(struct search *s, int *found, int *running) {
@@ -513,7 +517,14 @@ static struct claim orphan(struct search *s, int *found, int *running) {
 
 static int take_locked(struct search *s, struct task *t, int *what, struct error *e) {
     const struct search_options *o = s->options;
-    int found, running, have_point = 0, failed = tell(s, e);
+    int found, running, have_point = 0;
+    if (space_changed(s)) {
+        return error_set(e, ERROR_USER,
+                         "%s/trials.log: the search has gone on in another space (--continue-with-new-space); start "
+                         "this worker again with that",
+                         o->results);
+    }
+    int failed = tell(s, e);
     if (failed) return failed;
     const struct claim c = orphan(s, &found, &running);
     *t = (struct task){.number = log_free(s->log), .attempt = 1};
@@ -543,18 +554,8 @@ static int take_locked(struct search *s, struct task *t, int *what, struct error
     return failed;
 }
 
-/* The log's lock, while the log is still of this worker's space: somebody may have gone on with another one. */
-static int lock_log(struct search *s, struct error *e) {
-    const int failed = log_lock(s->log, e);
-    if (failed || strcmp(log_get_header(s->log)->space, s->space->text) == 0) return failed;
-    log_unlock(s->log);
-    return error_set(e, ERROR_USER,
-                     "%s/trials.log: is gone on with in another space meanwhile; start again with that one",
-                     s->options->results);
-}
-
 static int take(struct search *s, struct task *t, int *what, struct error *e) {
-    int failed = lock_log(s, e);
+    int failed = log_lock(s->log, e);
     if (failed) return failed;
     failed = take_locked(s, t, what, e);
     log_unlock(s->log);
@@ -599,7 +600,9 @@ static int record_locked(struct search *s, const struct task *task, const struct
     } else {
         t.status = TRIAL_FAILED;
     }
-    return failed ? failed : log_append(s->log, &t, s->space->n_params, e);
+    if (failed) return failed;
+    return space_changed(s) ? log_append_of(s->log, s->space->text, &t, s->space->n_params, e)
+                            : log_append(s->log, &t, s->space->n_params, e);
 }
 
 /* A recorded trial needs no state any more, nor what a kill has left of one that was being written. */
@@ -618,7 +621,7 @@ static void remove_state(const struct search *s, const char *state) {
 
 static int record(struct search *s, const struct task *task, const struct outcome *o, const struct value *config,
                   const char *state, struct error *e) {
-    int mine = 0, failed = lock_log(s, e);
+    int mine = 0, failed = log_lock(s->log, e);
     if (failed) return failed;
     failed = record_locked(s, task, o, config, &mine, e);
     const int recorded = log_recorded(s->log, task->number);
@@ -805,7 +808,7 @@ static int run_workers(const struct shared *shared, struct error *e) {
             const int status = run_jobs(shared, i * o->jobs, &mine);
             if (status != OK && status != NET_STOPPED) fprintf(stderr, "parzen: worker %d: %s\n", i + 1, mine.text);
             fflush(NULL);
-            _exit(status);
+            _exit(status == NET_STOPPED ? 128 + (int)search_stop : status);
         }
     }
     for (int left = o->workers; left > 0 && pids != NULL;) {
@@ -816,19 +819,28 @@ static int run_workers(const struct shared *shared, struct error *e) {
             }
             passed_on = 1;
         }
-        const pid_t ended = waitpid(-1, &status, 0);
-        if (ended < 0 && errno == EINTR) continue;
-        if (ended < 0) break;
+        const pid_t ended = waitpid(-1, &status, WNOHANG); /* blocked, it would miss a signal that came just before */
+        if (ended < 0 && errno != EINTR) break;
+        if (ended <= 0) {
+            const struct timespec pause = {0, 50000000};
+            nanosleep(&pause, NULL);
+            continue;
+        }
         left--;
         for (int i = 0; i < o->workers; i++) {
             if (pids[i] == ended) pids[i] = 0;
         }
-        const int end = WIFEXITED(status) ? WEXITSTATUS(status) : ERROR_ENVIRONMENT;
-        if (WIFSIGNALED(status))
-            error_set(e, ERROR_ENVIRONMENT, "a worker was ended by signal %d; the others went on", WTERMSIG(status));
-        else if (end != OK && end != NET_STOPPED && !failed)
-            error_set(e, end, "a worker has failed, see above; the others went on");
-        if (end != OK && (!failed || failed == NET_STOPPED)) failed = end;
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
+        const int by = WIFSIGNALED(status)         ? WTERMSIG(status)
+                       : WEXITSTATUS(status) > 128 ? WEXITSTATUS(status) - 128
+                                                   : 0;
+        if (by != 0 && search_stop) { /* as it was told to, if not at once */
+            if (!failed) failed = NET_STOPPED;
+        } else if (!failed || failed == NET_STOPPED) {
+            failed = by != 0
+                         ? error_set(e, ERROR_ENVIRONMENT, "a worker was ended by signal %d; the others went on", by)
+                         : error_set(e, WEXITSTATUS(status), "a worker has failed, see above; the others went on");
+        }
     }
     mem_free(pids);
     return failed;
@@ -842,7 +854,7 @@ static int shared_open(struct shared *s, struct log **log, struct error *e) {
     int failed = o->space != NULL ? space_read(&s->space, o->space, e)
                                   : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
     if (failed) return failed;
-    log_waiting = say;
+    log_says = say;
     failed = seed_of(o, &s->seed, e);
     data.seed = s->seed;
     if (!failed) failed = data_open(&s->data, &data, e);

@@ -1,6 +1,7 @@
-/* worker.c - heartbeats. A worker's name is HOST.BOOT.PID.START.INDEX.NONCE: the first eight hex digits of the boot's
- * id, the process, the clock tick at which it started (a pid is used again, the pair is not), which of the process's
- * workers it is, and some bits that make it unique where /proc is missing. Its file holds u64 count, f64 interval. */
+/* worker.c - heartbeats. A worker's name is HOST.BOOT.PID.START.INDEX.NONCE: a checksum of the boot's id and of the pid
+ * namespace (a container on the same machine counts its processes anew), the process, the clock tick at which it
+ * started (a pid is used again, the pair is not), which of the process's workers it is, and some bits that make it
+ * unique where /proc is missing. Its file holds u64 count, f64 interval. */
 #define _GNU_SOURCE
 #include "worker.h"
 
@@ -42,14 +43,17 @@ static void read_line(const char *path, char *line, size_t room) {
 }
 
 static void machine(char *host, size_t host_room, char boot[9]) {
-    char id[64];
+    char id[64], pids[64];
     if (gethostname(host, host_room) != 0) snprintf(host, host_room, "unknown");
     host[host_room - 1] = '\0';
     for (char *c = host; *c != '\0'; c++) { /* it becomes part of a file's name, and of one with dots between parts */
         if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '-')) *c = '_';
     }
     read_line("/proc/sys/kernel/random/boot_id", id, sizeof id);
-    snprintf(boot, 9, "%.8s", id[0] != '\0' ? id : "00000000");
+    const ssize_t n = readlink("/proc/self/ns/pid", pids, sizeof pids);
+    uint32_t crc = crc32c(0, id, strlen(id));
+    if (n > 0) crc = crc32c(crc, pids, (size_t)n);
+    snprintf(boot, 9, "%08x", crc);
 }
 
 /* When a process started, in clock ticks since the boot; 0 where there is none, or no /proc. */
@@ -241,7 +245,7 @@ int watchers_alive(struct watchers *w, const char *name) {
         if (pread(file, &b, sizeof b, 0) != (ssize_t)sizeof b) b = (struct beat){0, 0};
         close(file);
     }
-    const double now = clock_seconds(), interval = b.interval > 0 && b.interval < 3600 ? b.interval : 5;
+    const double now = clock_seconds(), interval = b.interval > 0 && b.interval <= WORKER_SLOWEST ? b.interval : 5;
     if (seen->since < 0 || seen->count != b.count) {
         seen->count = b.count;
         seen->since = now;

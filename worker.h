@@ -2,13 +2,13 @@
  *
  * Each worker keeps a file FOLDER/workers/NAME with a counter that a thread raises every `heartbeat` seconds. Another
  * worker holds it dead when the counter has stood still for WORKER_BEATS of those intervals, measured with its own
- * monotonic clock: no two clocks are compared, so wall clocks may differ and jump. On the same machine (the same boot)
- * a process that is gone is dead at once. */
+ * monotonic clock: no two clocks are compared, so wall clocks may differ and jump. On the same machine (the same boot,
+ * and the same container on it) a process that is gone is dead at once. */
 #ifndef WORKER_H
 #define WORKER_H
 #include "base.h"
 
-enum { WORKER_BEATS = 6, WORKER_NAME = 160 };
+enum { WORKER_BEATS = 6, WORKER_NAME = 160, WORKER_SLOWEST = 3600 /* seconds between beats, at most */ };
 
 struct worker;   /* opaque: this one */
 struct watchers; /* opaque: what this one has seen of others */

@@ -776,6 +776,87 @@ static void test_claims(void) {
     log_close(one);
 }
 
+/* ---- a log that changes under an open one ---- */
+
+static int take_told;
+static void told(const char *line) { take_told += strstr(line, "dropped") != NULL; }
+
+/* A newcomer finds damage and cuts the file back, to less than another process has read: that one must not write at
+ * its old end, where a hole or the newcomer's records would be the price. */
+static void test_cut_under(void) {
+    struct log *old, *new;
+    char notice[400];
+    struct error e = {0};
+    for (int more = 0; more < 9; more++) {
+        uint8_t *bytes;
+        size_t n;
+        struct stat s;
+        empty_folder();
+        CHECK(log_open(&old, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+        CHECK(append(old, 0, &e) == OK && append(old, 1, &e) == OK && stat(log_path, &s) == 0, "%s", e.text);
+        for (uint32_t i = 2; i < 6; i++) CHECK(append(old, i, &e) == OK, "%s", e.text);
+        CHECK(file_read(log_path, 1 << 20, (char **)&bytes, &n, &e) == OK, "%s", e.text);
+        const int f = open(log_path, O_WRONLY);
+        const uint8_t other = (uint8_t)(bytes[s.st_size + 20] ^ 1);
+        CHECK(f >= 0 && pwrite(f, &other, 1, s.st_size + 20) == 1);
+        close(f);
+        mem_free(bytes);
+        CHECK(log_open(&new, folder, &header, 1, notice, sizeof notice, &e) == OK && holds(new, 2), "%s", e.text);
+        for (uint32_t i = 0; i < (uint32_t)more; i++) CHECK(append(new, 10 + i, &e) == OK, "%s", e.text);
+        CHECK(append(old, 6, &e) == ERROR_ENVIRONMENT && strstr(e.text, "cut back") != NULL, "%d: %s", more, e.text);
+        CHECK(append(new, 30, &e) == OK, "%s", e.text);
+        log_close(old);
+        log_close(new);
+        CHECK(log_open(&new, folder, NULL, 0, notice, sizeof notice, &e) == OK && notice[0] == '\0', "%s", notice);
+        CHECK(log_count(new) == 3 + more && log_recorded(new, 30), "%d: %d trials", more, log_count(new));
+        log_close(new);
+    }
+    /* Another file in its place. */
+    CHECK(log_open(&old, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    empty_folder();
+    CHECK(append(old, 50, &e) == ERROR_ENVIRONMENT, "the file is gone");
+    CHECK(log_open(&new, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    CHECK(append(old, 50, &e) == ERROR_ENVIRONMENT && append(new, 0, &e) == OK, "another file");
+    log_close(old);
+    /* A writer dies in the middle of a record: the next one keeps what it has left, and says so. */
+    const int f = open(log_path, O_WRONLY | O_APPEND);
+    CHECK(f >= 0 && write(f, "LPRz\2\0\0\0\100\0\0\0 half", 17) == 17);
+    close(f);
+    log_says = told;
+    CHECK(append(new, 1, &e) == OK && holds(new, 2) && take_told == 1, "%s", e.text);
+    log_says = NULL;
+    log_close(new);
+}
+
+/* A trial that was begun before the space changed is recorded as one of its own space. */
+static void test_append_of(void) {
+    struct log *one, *two;
+    char notice[400];
+    struct error e = {0};
+    double values[VALUES], value = 3;
+    const struct trial late = make_trial(1, values);
+    const struct trial next = {.number = 2, .name = "model", .reason = "", .values = &value};
+    empty_folder();
+    CHECK(log_open(&one, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    CHECK(append(one, 0, &e) == OK && take(one, 1, 1, "a") == OK);
+    CHECK(log_open(&two, folder, &header, 1, notice, sizeof notice, &e) == OK, "%s", e.text);
+    CHECK(log_change_space(two, "{'y': 1}", &e) == OK, "%s", e.text);
+    CHECK(log_lock(one, &e) == OK && strcmp(log_get_header(one)->space, "{'y': 1}") == 0, "%s", e.text);
+    CHECK(log_append_of(one, header.space, &late, VALUES, &e) == OK, "%s", e.text);
+    log_unlock(one);
+    CHECK(log_append(two, &next, 1, &e) == OK, "%s", e.text);
+    log_close(one);
+    log_close(two);
+    CHECK(log_open(&one, folder, NULL, 0, notice, sizeof notice, &e) == OK && notice[0] == '\0', "%s", e.text);
+    CHECK(log_count(one) == 3 && log_claims(one) == 0 && strcmp(log_get_header(one)->space, "{'y': 1}") == 0);
+    for (int i = 0; i < 3 && i < log_count(one); i++) {
+        const struct trial *t = log_trial(one, i);
+        CHECK((int)t->number == i && t->n_values == (i < 2 ? VALUES : 1), "trial %d: %d values", i, t->n_values);
+        CHECK(strcmp(log_space(one, t->space), i < 2 ? header.space : "{'y': 1}") == 0, "trial %d", i);
+    }
+    log_close(one);
+}
+
 int main(void) {
     const char *temporary = getenv("TMPDIR");
     snprintf(home, sizeof home, "%s/parzen-log-XXXXXX", temporary != NULL ? temporary : "/tmp");
@@ -791,6 +872,8 @@ int main(void) {
     test_disk_full();
     test_two_writers();
     test_claims();
+    test_cut_under();
+    test_append_of();
     test_no_memory();
     empty_folder();
     test_tensors();
