@@ -69,7 +69,7 @@ endif
 $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
 
-$(BUILD)/layers_cuda.o: layers.cu layers_kernels.cuh layers.h base.h philox.h | $(BUILD)
+$(BUILD)/layers_cuda.o: layers.cu layers_kernels.cuh layers_window.cuh layers.h base.h philox.h | $(BUILD)
 	$(NVCC) -O3 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
 
 define isa_rule
@@ -86,7 +86,7 @@ $(BUILD)/tests/%: tests/%.c $(OBJECTS) | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -I. $(LDFLAGS) -MMD -o $@ $< $(OBJECTS) $(LDLIBS)
 
 HOST_SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
-CUDA_TEXT = layers.cu layers_kernels.cuh layers.h base.h philox.h
+CUDA_TEXT = layers.cu layers_kernels.cuh layers_window.cuh layers.h base.h philox.h
 $(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
 	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_SANITIZE) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
 CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))

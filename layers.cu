@@ -38,6 +38,8 @@ enum { CAPTURED_MOST = 8 };
 struct device_cuda {
     struct device device; /* first: a struct device * is a struct device_cuda * */
     int gpu, fp32, multiprocessors;
+    int shared_most; /* bytes that a block can have */
+    int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
     cudaStream_t stream;
     struct cublas cublas;
     cublas_handle handle;
@@ -69,9 +71,10 @@ struct run {
     int next;            /* the operation after this one */
     cudaEvent_t *events; /* profiling: one before each operation, and one at the end; else NULL */
 };
-#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                     \
-    do {                                                                                                   \
-        if (!(r)->dry) LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), (r)->d->stream, __VA_ARGS__); \
+#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                         \
+    do {                                                                                                       \
+        if (!(r)->dry)                                                                                         \
+            LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), (r)->d->stream, (r)->d->early, __VA_ARGS__); \
     } while (0)
 #define GO(r, kernel, grid, shared, ...) GO_WITH(r, kernel, grid, THREADS, shared, __VA_ARGS__)
 
@@ -231,22 +234,226 @@ static int is_dense(int k, const struct map *in, const struct bn *bn) {
 }
 
 template <typename T>
+static ending<T> ending_forward(const struct run *r, const struct op_conv *o) {
+    ending<T> end;
+    memset(&end, 0, sizeof end);
+    end.out = view_of<T>(&o->out);
+    if (o->out.wide) end.wide = (float *)o->out.at;
+    end.add = view_of<T>(&o->add);
+    end.dropped = view_of<T>(&o->dropped);
+    if (o->bias != LAYERS_NONE) end.bias = r->p->parameters->value + o->bias;
+    end.act = o->act;
+    end.drop = o->drop;
+    end.drop_stride = o->dropped.stride;
+    end.drop_first = o->dropped.first;
+    end.step = r->p->step;
+    return end;
+}
+
+static void statistics_forward(struct run *r, const float *partials, int rows, const struct bn *bn) {
+    const struct op *then = taken_along(r, OP_BN, bn);
+    go_statistics(r, partials, blocks_of((size_t)rows, BM), BM, rows, bn,
+                  then == NULL        ? BN_ONLY_SUMS
+                  : then->bn.training ? BN_TRAINING
+                                      : BN_JUDGING);
+}
+
+template <typename T>
+static ending<T> ending_data(const struct run *r, const struct op_conv_data *o) {
+    ending<T> end;
+    memset(&end, 0, sizeof end);
+    end.out = view_of<T>(&o->gradient);
+    end.add = view_of<T>(&o->add);
+    end.branch = view_of<T>(&o->branch);
+    end.y = view_of<T>(&o->y);
+    end.branch_y = view_of<T>(&o->branch_y);
+    end.bn_x = view_of<T>(&o->bn_x);
+    end.act = o->act;
+    end.branch_act = o->branch_act;
+    end.y_scale = o->y_scale;
+    end.drop = o->drop;
+    end.drop_stride = o->gradient.stride;
+    end.drop_first = o->gradient.first;
+    end.step = r->p->step;
+    if (o->bn != NULL) end.mean = o->bn->mean;
+    return end;
+}
+
+static void sums_data(struct run *r, const float *partials, int blocks, const struct op_conv_data *o) {
+    go_sums(r, partials, blocks, o->gradient.h, o->gradient.w, o->bn,
+            taken_along(r, OP_BN_GRADIENT, o->bn) != NULL ? BN_BACK : BN_ONLY_SUMS);
+}
+
+/* ---- products by windows ---- */
+
+/* A tile's pixels; 0: the map's sides do not suit. */
+static int window_shape(struct window_of *p, int images, int h, int w) {
+    memset(p, 0, sizeof *p);
+    if (h % 8 != 0 || w % 8 != 0) return 0;
+    p->images = images, p->h = h, p->w = w;
+    p->log_w = w % 16 == 0 ? 4 : 3;
+    p->log_h = h % 16 == 0 ? 4 : 3;
+    p->per = WINDOW_ROWS >> (p->log_w + p->log_h);
+    p->tiles_x = w >> p->log_w, p->tiles_y = h >> p->log_h;
+    /* Blocks of statistics are BM pixels but the last: fewer may not stand in between. */
+    return p->tiles_x * p->tiles_y == 1 || images % p->per == 0;
+}
+static int window_tiles(const struct window_of *p) {
+    return blocks_of((size_t)p->images, (size_t)p->per) * p->tiles_x * p->tiles_y;
+}
+
+/* One more source of p: k x k taps of `map`, the window beginning `before` rows and columns before the tile. */
+static void window_add(struct run *r, struct window_of *p, const struct map *map, size_t weight, int in_stored,
+                       int out_stored, int k, int before) {
+    struct window_source *s = &p->from[p->sources++];
+    s->map = view_of<bf16>(map);
+    s->weight = weights_of<bf16>(r, weight);
+    s->in_stored = in_stored, s->out_stored = out_stored;
+    s->k = k, s->before = before;
+    s->chunks = stored_of(map) / 8;
+    s->groups = (s->chunks + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
+    s->each = (s->chunks + s->groups - 1) / s->groups;
+    s->groups = (s->chunks + s->each - 1) / s->each;
+    s->pitch = s->each | 1; /* odd: eight pixels in a row lie in different banks */
+    s->width = (1 << p->log_w) + k - 1, s->height = (1 << p->log_h) + k - 1;
+    const int last = s->chunks - (s->groups - 1) * s->each;
+    s->over_k = over(k), s->over_each = over(s->each), s->over_last = over(last);
+    s->over_width = over(s->width), s->over_height = over(s->height);
+    p->slabs += (s->groups - 1) * ((k * k * s->each + 3) / 4) + (k * k * last + 3) / 4;
+    const int bytes = p->per * s->width * s->height * s->pitch * 16;
+    if (bytes > p->buffer) p->buffer = bytes;
+}
+
+/* Columns of a tile: the least work of the multiprocessor that has the most tiles, counting that each reads its rows.
+ */
+static int window_columns(int columns, int tiles, int multiprocessors) {
+    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    int best = 0;
+    long least = LONG_MAX;
+    for (int i = 0; i < 6; i++) {
+        const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
+        const long cost = (long)((blocks + multiprocessors - 1) / multiprocessors) * (widths[i] + 24);
+        if (cost < least) {
+            best = widths[i];
+            least = cost;
+        }
+    }
+    return best;
+}
+
+template <int BN>
+static int window_bytes(const struct window_of *p) {
+    typedef window_tile<BN> W;
+    const int windows = p->sources == 2 || p->from[0].groups > 1 ? 2 : 1;
+    const int bytes = windows * p->buffer + STAGES * W::STAGE;
+    return bytes > W::OUT_BYTES ? bytes : (int)W::OUT_BYTES;
+}
+template <typename T, int BN>
+static void go_window(struct run *r, const window_of &p, int data, int *fits) {
+    typedef window_tile<BN> W;
+    const int bytes = window_bytes<BN>(&p);
+    const dim3 grid((unsigned)(window_tiles(&p) * p.tiles_n));
+    *fits = bytes <= r->d->shared_most;
+    if (!*fits) return;
+    if (data) {
+        GO_WITH(r, (window_product<BN, 1>), grid, W::WORKERS, bytes, p);
+    } else {
+        GO_WITH(r, (window_product<BN, 0>), grid, W::WORKERS, bytes, p);
+    }
+}
+
+/* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. *partials: of BM rows each,
+ * where `bn` wants them. */
+static int launch_window(struct run *r, struct window_of *p, int columns, const struct bn *bn, int data) {
+    const int tiles = window_tiles(p), width = window_columns(columns, tiles, r->d->multiprocessors);
+    int fits = 0;
+    p->columns = columns;
+    p->tiles_n = blocks_of((size_t)columns, (size_t)width);
+    if (bn != NULL) p->end.partials = (float *)scratch(r, (size_t)tiles * 2 * 2 * (size_t)columns * sizeof(float));
+    WITH_COLUMNS(width, go_window, r, *p, data, &fits)
+    if (!fits) r->used = 0;
+    return fits;
+}
+
+/* Do n images of these maps share memory? */
+static int apart(const struct map *a, const struct map *b, int n) {
+    const size_t of_a = (size_t)n * (size_t)a->h * (size_t)a->w * (size_t)a->stride * sizeof(bf16);
+    const size_t of_b = (size_t)n * (size_t)b->h * (size_t)b->w * (size_t)b->stride * sizeof(bf16);
+    const char *const at_a = (const char *)a->at, *const at_b = (const char *)b->at;
+    return at_a == NULL || at_b == NULL || at_a + of_a <= at_b || at_b + of_b <= at_a;
+}
+
+/* The operation behind o, if it is the 1 x 1 convolution that o's result is added to, and can be made with it. (Where
+ * the plan puts its result over o's source, which nobody needs any more, it cannot: blocks still read that.) */
+static const struct op_conv *second_of(const struct run *r, const struct op_conv *o) {
+    if (r->next >= r->p->n_ops || r->p->ops[r->next].kind != OP_CONV) return NULL;
+    const struct op_conv *l = &r->p->ops[r->next].conv;
+    const int suits = l->k == 1 && l->stride == 1 && l->act == ACT_LINEAR && l->add.at == o->out.at &&
+                      l->add.stride == o->out.stride && o->out.at != NULL && o->dropped.at == NULL &&
+                      o->add.at == NULL && o->bn == NULL && o->bias != LAYERS_NONE && !l->out.wide &&
+                      l->out.at != o->out.at && l->in.h == o->out.h && l->in.w == o->out.w;
+    return suits && apart(&l->out, &o->in, r->n) && apart(&l->dropped, &o->in, r->n) ? l : NULL;
+}
+
+template <typename T>
+static int window_forward(struct run *r, const struct op_conv *o);
+template <>
+int window_forward<float>(struct run *, const struct op_conv *) {
+    return 0;
+}
+template <>
+int window_forward<bf16>(struct run *r, const struct op_conv *o) {
+    const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
+    const int columns = stored_of(to);
+    struct window_of p;
+    if (o->k == 1 || o->stride != 1 || to->h != o->in.h || to->w != o->in.w || !window_shape(&p, r->n, to->h, to->w))
+        return 0;
+    const struct op_conv *const second = second_of(r, o), *const end = second != NULL ? second : o;
+    window_add(r, &p, &o->in, o->weight, stored_of(&o->in), columns, o->k, o->pad);
+    p.end = ending_forward<bf16>(r, end);
+    if (second != NULL) {
+        window_add(r, &p, &second->in, second->weight, stored_of(&second->in), columns, 1, 0);
+        p.turn = view_of<bf16>(&o->out);
+        p.turn_bias = r->p->parameters->value + o->bias;
+        p.turn_act = o->act;
+        p.end.add.at = NULL;
+    }
+    if (!launch_window(r, &p, columns, end->bn, 0)) return 0;
+    if (second != NULL) r->next++;
+    if (end->bn != NULL) statistics_forward(r, p.end.partials, r->n * to->h * to->w, end->bn);
+    return 1;
+}
+
+template <typename T>
+static int window_data(struct run *r, const struct op_conv_data *o);
+template <>
+int window_data<float>(struct run *, const struct op_conv_data *) {
+    return 0;
+}
+template <>
+int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
+    const struct map *to = &o->gradient;
+    const int columns = stored_of(to);
+    struct window_of p;
+    if (o->k == 1 || o->stride != 1 || to->h != o->out_gradient.h || to->w != o->out_gradient.w ||
+        !window_shape(&p, r->n, to->h, to->w))
+        return 0;
+    window_add(r, &p, &o->out_gradient, o->weight, columns, stored_of(&o->out_gradient), o->k, o->k - 1 - o->pad);
+    p.end = ending_data<bf16>(r, o);
+    if (!launch_window(r, &p, columns, o->bn, 1)) return 0;
+    if (o->bn != NULL) sums_data(r, p.end.partials, blocks_of((size_t)r->n * (size_t)to->h * (size_t)to->w, BM), o);
+    return 1;
+}
+
+template <typename T>
 static void conv_forward(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     product_of<T> p;
+    if (window_forward<T>(r, o)) return;
     memset(&p, 0, sizeof p);
     p.columns = p.out_stored = stored_of(to);
     p.in_stored = stored_of(&o->in);
-    p.end.out = view_of<T>(&o->out);
-    if (o->out.wide) p.end.wide = (float *)o->out.at;
-    p.end.add = view_of<T>(&o->add);
-    p.end.dropped = view_of<T>(&o->dropped);
-    if (o->bias != LAYERS_NONE) p.end.bias = r->p->parameters->value + o->bias;
-    p.end.act = o->act;
-    p.end.drop = o->drop;
-    p.end.drop_stride = o->dropped.stride;
-    p.end.drop_first = o->dropped.first;
-    p.end.step = r->p->step;
+    p.end = ending_forward<T>(r, o);
     p.source = view_of<T>(&o->in);
     p.weight = weights_of<T>(r, o->weight);
     if (is_dense(o->k, &o->in, o->bn)) {
@@ -264,35 +471,17 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
     go_product(r, p, bn, 1, 0);
-    if (o->bn != NULL) {
-        const struct op *then = taken_along(r, OP_BN, o->bn);
-        go_statistics(r, p.end.partials, p.tiles_m, BM, rows, o->bn,
-                      then == NULL        ? BN_ONLY_SUMS
-                      : then->bn.training ? BN_TRAINING
-                                          : BN_JUDGING);
-    }
+    if (o->bn != NULL) statistics_forward(r, p.end.partials, rows, o->bn);
 }
 
 template <typename T>
 static void conv_data(struct run *r, const struct op_conv_data *o) {
     product_of<T> p;
+    if (window_data<T>(r, o)) return;
     memset(&p, 0, sizeof p);
     p.columns = p.in_stored = stored_of(&o->gradient);
     p.out_stored = stored_of(&o->out_gradient);
-    p.end.out = view_of<T>(&o->gradient);
-    p.end.add = view_of<T>(&o->add);
-    p.end.branch = view_of<T>(&o->branch);
-    p.end.y = view_of<T>(&o->y);
-    p.end.branch_y = view_of<T>(&o->branch_y);
-    p.end.bn_x = view_of<T>(&o->bn_x);
-    p.end.act = o->act;
-    p.end.branch_act = o->branch_act;
-    p.end.y_scale = o->y_scale;
-    p.end.drop = o->drop;
-    p.end.drop_stride = o->gradient.stride;
-    p.end.drop_first = o->gradient.first;
-    p.end.step = r->p->step;
-    if (o->bn != NULL) p.end.mean = o->bn->mean;
+    p.end = ending_data<T>(r, o);
     p.source = view_of<T>(&o->out_gradient);
     p.weight = weights_of<T>(r, o->weight);
     if (is_dense(o->k, &o->gradient, o->bn)) {
@@ -313,9 +502,7 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     const int blocks = classes * p.tiles_m;
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)p.columns * sizeof(float));
     go_product(r, p, bn, classes, 1);
-    if (o->bn != NULL)
-        go_sums(r, p.end.partials, blocks, to->h, to->w, o->bn,
-                taken_along(r, OP_BN_GRADIENT, o->bn) != NULL ? BN_BACK : BN_ONLY_SUMS);
+    if (o->bn != NULL) sums_data(r, p.end.partials, blocks, o);
 }
 
 template <typename T>
@@ -640,7 +827,7 @@ static int make_shadow(struct device_cuda *c, const struct program *p, struct er
         grow(c, &c->shadow, &c->shadow_bytes, q->n_decayed * sizeof(bf16) + 16, "the weights in bf16", e);
     if (failed) return failed;
     if (q->n_decayed > 0)
-        LAUNCH(narrow, dim3((unsigned)blocks_of(q->n_decayed, THREADS)), dim3(THREADS), (size_t)0, c->stream,
+        LAUNCH(narrow, dim3((unsigned)blocks_of(q->n_decayed, THREADS)), dim3(THREADS), (size_t)0, c->stream, 0,
                (const float *)q->value, (bf16 *)c->shadow, q->n_decayed);
     c->shadow_of = q->value;
     return cuda_check(cudaGetLastError(), "the weights in bf16", e);
@@ -774,6 +961,13 @@ static void allow_products(cudaError_t *s) {
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
 }
 
+template <typename T, int BN>
+static void allow_windows(int most, cudaError_t *s) {
+    const void *const kernels[] = {(const void *)window_product<BN, 0>, (const void *)window_product<BN, 1>};
+    for (int i = 0; i < 2 && *s == cudaSuccess; i++)
+        *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
 static int open_device(struct device_cuda *c, struct error *e) {
     cudaDeviceProp prop;
     int failed = cuda_check(cudaSetDevice(c->gpu), "opening it", e);
@@ -784,10 +978,16 @@ static int open_device(struct device_cuda *c, struct error *e) {
                          "%s has compute capability %d.%d; 8.0 (Ampere) is the least that is supported", prop.name,
                          prop.major, prop.minor);
     c->multiprocessors = prop.multiProcessorCount;
+    c->shared_most = (int)prop.sharedMemPerBlockOptin;
+    int driver = 0; /* from 12.3 on such launches can be recorded */
+    c->early = prop.major >= 9 && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
     failed = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "opening it", e);
     cudaError_t s = cudaSuccess;
     allow_products<float, 64>(&s);
-    for (int bn = 32; bn <= 128; bn += 16) WITH_COLUMNS(bn, allow_products, &s)
+    for (int bn = 32; bn <= 128; bn += 16) {
+        WITH_COLUMNS(bn, allow_products, &s)
+        WITH_COLUMNS(bn, allow_windows, c->shared_most, &s)
+    }
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = open_cublas(c, e);
     snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s", c->gpu, prop.name,

@@ -7,8 +7,9 @@
  * A convolution is a product of matrices that are never built (implicit GEMM): *product* makes the output or the data
  * gradient, one row for each pixel; *weight_product* makes the weight gradient, summed over pixels, which are split
  * among blocks and added up in a fixed order. Both keep four stages of tiles in shared memory, fetched ahead with
- * cp.async, swizzled so that ldmatrix meets no bank twice, and multiply with mma.sync (sm_80 and later). What rides
- * along (bias, activation, dropout, residual sum, statistics) is done by *finish* on the tile's way out.
+ * cp.async, swizzled so that ldmatrix meets no bank twice, and multiply with mma.sync (sm_80 and later). Where stride
+ * is 1 and the shape suits, the kernels of layers_window.cuh do the same with less fetching. What rides along (bias,
+ * activation, dropout, residual sum, statistics) is done by *finish* on the tile's way out.
  *
  * This text also compiles as C++ against tests/cuda_host.h, which runs it without a GPU: so every launch goes through
  * LAUNCH, all shared memory is dynamic, and the device's instructions have the small names below.
@@ -23,6 +24,7 @@
 #include <dlfcn.h>
 #endif
 
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,7 +40,30 @@ extern "C" {
 /* ============================================= the device's instructions ========================================== */
 
 #ifndef CUDA_HOST
-#define LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+/* early: it may be put on the multiprocessors while the kernel before it still runs (sm_90 and later); see
+ * after_previous. An error is the next cudaGetLastError's. */
+template <typename... P, typename... A>
+static void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, int early, A... a) {
+    cudaLaunchAttribute attribute;
+    cudaLaunchConfig_t config = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = stream;
+    config.attrs = &attribute, config.numAttrs = early ? 1 : 0;
+    (void)cudaLaunchKernelEx(&config, kernel, P(a)...);
+}
+#define LAUNCH(kernel, grid, block, shared, stream, early, ...) \
+    launch(kernel, grid, block, shared, stream, early, __VA_ARGS__)
+
+/* Every kernel calls it before it touches memory: waits until the kernel before is done and its writes are seen, then
+ * lets the next one's blocks come and wait in turn. So a step's kernels follow each other without the time that a
+ * launch takes. */
+static __device__ __forceinline__ void after_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 static __device__ __forceinline__ unsigned char *shared_memory() {
     extern __shared__ __align__(128) unsigned char shared_block[];
@@ -82,6 +107,7 @@ template <int N>
 static __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+static __device__ __forceinline__ float exponential(float x) { return __expf(x); } /* to some 21 bits */
 static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -156,13 +182,21 @@ static __device__ __forceinline__ T *pixel(const view<T> &m, size_t p, int c) {
     return m.at + p * (size_t)m.stride + c;
 }
 
+/* elu of x <= 0; for bf16, with an error far below what is stored, but a third of the instructions. */
+template <typename T>
+static __device__ __forceinline__ float elu(float x) {
+    if (sizeof(T) == sizeof(float)) return expm1f(x);
+    return x > -0.04f ? x + x * x * (0.5f + x * (1.0f / 6)) : exponential(x) - 1.0f;
+}
+
+template <typename T>
 static __device__ __forceinline__ void activate8(int act, float v[8]) {
     if (act == ACT_RELU) {
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] = v[i] < 0 ? 0.0f : v[i]; /* this way round NaN stays NaN */
     } else if (act == ACT_ELU) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = v[i] > 0 ? v[i] : expm1f(v[i]);
+        for (int i = 0; i < 8; i++) v[i] = v[i] > 0 ? v[i] : elu<T>(v[i]);
     }
 }
 
@@ -235,7 +269,7 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] += b[i];
     }
-    activate8(o.act, v);
+    activate8<T>(o.act, v);
     if (o.add.at != NULL) {
         float a[8];
         load8(pixel(o.add, p, c), a);
@@ -332,6 +366,26 @@ struct tile {
     float sums[WM / 16][WN / 8][4];
 };
 
+/* The fragments of B for WN columns from n0 on, 16 deep: the k-th of the stage. */
+template <int WN, int CB, int LIES>
+static __device__ __forceinline__ void load_columns(uint32_t fb[][2], unsigned char *b, int n0, int k) {
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int j = 0; j < WN / 16; j++) { /* two columns of eight at a time */
+        const int n = n0 + j * 16;
+        uint32_t r[4];
+        if (LIES == BY_ROW) {
+            load_matrix4(r, chunk_at<CB>(b, n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+        } else {
+            load_matrix4_transposed(r, chunk_at<CB>(b, 16 * k + lane % 16, n / 8 + lane / 16));
+        }
+        fb[2 * j][0] = r[0];
+        fb[2 * j][1] = r[1];
+        fb[2 * j + 1][0] = r[2];
+        fb[2 * j + 1][1] = r[3];
+    }
+}
+
 /* sums += A B over one stage. */
 template <int BN, int A_LIES, int B_LIES>
 static __device__ __forceinline__ void multiply(tile<bf16, BN> &to, unsigned char *a, unsigned char *b) {
@@ -353,20 +407,7 @@ static __device__ __forceinline__ void multiply(tile<bf16, BN> &to, unsigned cha
                                         chunk_at<CA>(a, 16 * k + lane % 8 + lane / 16 * 8, m / 8 + lane / 8 % 2));
             }
         }
-#pragma unroll
-        for (int j = 0; j < W::WN / 16; j++) { /* two columns of eight at a time */
-            const int n = n0 + j * 16;
-            uint32_t r[4];
-            if (B_LIES == BY_ROW) {
-                load_matrix4(r, chunk_at<CB>(b, n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
-            } else {
-                load_matrix4_transposed(r, chunk_at<CB>(b, 16 * k + lane % 16, n / 8 + lane / 16));
-            }
-            fb[2 * j][0] = r[0];
-            fb[2 * j][1] = r[1];
-            fb[2 * j + 1][0] = r[2];
-            fb[2 * j + 1][1] = r[3];
-        }
+        load_columns<W::WN, CB, B_LIES>(fb, b, n0, k);
 #pragma unroll
         for (int i = 0; i < WM / 16; i++) {
 #pragma unroll
@@ -440,8 +481,52 @@ static __device__ __forceinline__ void sum_columns(const float sum[8], float *pa
     barrier();
 }
 
+/* The way out for BM rows of a result that lie in shared memory as floats, LD = BN + 8 apart: a thread has eight
+ * channels of a pixel at a time. n: how many of the rows there are; pixel_of(row): where one belongs; block: which of
+ * the partial statistics or sums are this tile's. Behind the rows: LINES * BN floats and BN more. */
+template <typename T, int BN, int WORKERS, int DATA, typename F>
+static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, int n, int n0, int columns,
+                                                   size_t block, const F &pixel_of) {
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = BN + 8 };
+    const int t = (int)threadIdx.x, column = t % GROUPS * 8, inside = n0 + column < columns && t < GROUPS * LINES;
+    float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
+    for (int row = t / GROUPS; row < n; row += LINES) {
+        if (!inside) continue;
+        float v[8], xg[8] = {};
+        load8(out + row * LD + column, v);
+        if (DATA) {
+            finish_data(end, pixel_of(row), n0 + column, v, xg);
+        } else {
+            finish_forward(end, pixel_of(row), n0 + column, v);
+            store8(out + row * LD + column, v);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
+    }
+    if (end.partials == NULL) return;
+    float *const partial = out + BM * LD, *const total = partial + LINES * BN;
+    float *const to = end.partials + block * 2 * (size_t)columns + n0;
+    sum_columns<BN, LINES>(first, partial, total);
+    if (t < BN && n0 + t < columns) to[t] = total[t];
+    if (!DATA) { /* of the squares about these rows' own mean */
+        for (int row = t / GROUPS; row < n; row += LINES) {
+            if (!inside) continue;
+            float v[8];
+            load8(out + row * LD + column, v);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float d = v[i] - total[column + i] / (float)n;
+                second[i] += d * d;
+            }
+        }
+    }
+    sum_columns<BN, LINES>(second, partial, total);
+    if (t < BN && n0 + t < columns) to[columns + t] = total[t];
+}
+
 template <typename T, int BN, int DATA>
 static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::BLOCKS)) product(product_of<T> p) {
+    after_previous();
     typedef tile<T, BN> W;
     enum { E = W::E, BK = W::BK, APART = W::WORKERS / 4 };
     unsigned char *const shared = shared_memory();
@@ -553,49 +638,16 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
         }
     }
     barrier();
-    const int column = t % W::GROUPS * 8, inside = n0 + column < p.columns && t < W::GROUPS * W::LINES;
-    float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
-    for (int row = t / W::GROUPS; row < BM; row += W::LINES) {
+    const auto pixel_of = [&](int row) {
         const int m = tile_m * BM + row;
-        if (m >= rows || !inside) continue;
-        size_t pixel = (size_t)m;
-        if (apart > 1) {
-            const int image = m / per_image, y = m % per_image / per_line, x = m % per_line;
-            pixel = ((size_t)image * (size_t)p.h + (size_t)(y * apart + base_y)) * (size_t)p.w +
-                    (size_t)(x * apart + base_x);
-        }
-        float v[8], xg[8] = {};
-        load8(out + row * W::LD + column, v);
-        if (DATA) {
-            finish_data(p.end, pixel, n0 + column, v, xg);
-        } else {
-            finish_forward(p.end, pixel, n0 + column, v);
-            store8(out + row * W::LD + column, v);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
-    }
-    if (p.end.partials == NULL) return;
-    float *const partial = (float *)(shared + W::OUT), *const total = partial + W::LINES * BN;
-    float *const to =
-        p.end.partials + ((size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m) * 2 * (size_t)p.columns + n0;
-    sum_columns<BN, W::LINES>(first, partial, total);
-    if (t < BN && n0 + t < p.columns) to[t] = total[t];
-    if (!DATA) { /* of the squares about this block's own mean */
-        const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
-        for (int row = t / W::GROUPS; row < n; row += W::LINES) {
-            if (!inside) continue;
-            float v[8];
-            load8(out + row * W::LD + column, v);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const float d = v[i] - total[column + i] / (float)n;
-                second[i] += d * d;
-            }
-        }
-    }
-    sum_columns<BN, W::LINES>(second, partial, total);
-    if (t < BN && n0 + t < p.columns) to[p.columns + t] = total[t];
+        if (apart == 1) return (size_t)m;
+        const int image = m / per_image, y = m % per_image / per_line, x = m % per_line;
+        return ((size_t)image * (size_t)p.h + (size_t)(y * apart + base_y)) * (size_t)p.w +
+               (size_t)(x * apart + base_x);
+    };
+    const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
+    finish_tile<T, BN, W::WORKERS, DATA>(p.end, out, n, n0, p.columns,
+                                         (size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
 }
 
 /* ============================================== the weight gradient =============================================== */
@@ -628,6 +680,7 @@ static __device__ __forceinline__ void add_chunk(const unsigned char *chunk, flo
 template <typename T, int BN>
 static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::BLOCKS))
     weight_product(weight_product_of<T> p) {
+    after_previous();
     typedef tile<T, BN> W;
     enum { E = W::E, BK = W::BK, CA = W::A_CHUNKS, CB = W::B_CHUNKS, A_LINES = W::WORKERS / CA };
     unsigned char *const shared = shared_memory();
@@ -716,10 +769,13 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     if (t < BN && n0 + t < p.columns) to[(size_t)p.rows * (size_t)p.columns + (size_t)(n0 + t)] = total[t];
 }
 
+#include "layers_window.cuh"
+
 /* weight[i] = sum over blocks of partials; the row behind them is the bias's. */
 static __global__ void __launch_bounds__(THREADS)
     weight_reduce(const float *partials, int blocks, size_t size, size_t weights, int columns, float *weight,
                   float *bias) {
+    after_previous();
     const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
     if (i >= weights + (size_t)(bias != NULL ? columns : 0)) return;
     float4 s = make_float4(0, 0, 0, 0);
@@ -734,6 +790,7 @@ static __global__ void __launch_bounds__(THREADS)
 /* The bias's gradient of a dense layer: column sums of an out_gradient of few rows. */
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) bias_gradient(view<T> gradient, int rows, int columns, float *bias) {
+    after_previous();
     float *const partial = (float *)shared_memory();
     const int t = (int)threadIdx.x, c = (int)blockIdx.x * 64 + t % 8 * 8;
     float sum[8] = {};
@@ -751,6 +808,7 @@ static __global__ void __launch_bounds__(THREADS) bias_gradient(view<T> gradient
 template <typename T, int DATA>
 static __global__ void __launch_bounds__(THREADS)
     dense_finish(const float *result, int rows, int columns, ending<T> end) {
+    after_previous();
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x, groups = (size_t)columns / 8;
     if (i >= (size_t)rows * groups) return;
     const size_t row = i / groups;
@@ -840,6 +898,7 @@ enum { BN_ONLY_SUMS, BN_TRAINING, BN_JUDGING, BN_BACK };
  * partials NULL: they are there already. */
 static __global__ void __launch_bounds__(THREADS)
     bn_statistics(const float *partials, int blocks, int each, int rows, normal bn, int then) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
     if (partials != NULL) {
@@ -863,6 +922,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* sum_g and sum_gx from partials, then OP_BN_GRADIENT. */
 static __global__ void __launch_bounds__(THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
     if (partials != NULL) {
@@ -921,6 +981,7 @@ static __device__ __forceinline__ void normalise8(const float *scale, const floa
 
 template <typename T, int POOL>
 static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
+    after_previous();
     const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width;
     if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
     const int c = group * 8;
@@ -1054,6 +1115,7 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
 
 template <typename T, int POOL>
 static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
+    after_previous();
     float *const shared = (float *)shared_memory(); /* [lines][width * 8], twice */
     const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
     const int line = t / p.sheet.width, columns = p.sheet.width * 8, works = line < p.sheet.lines;
@@ -1099,6 +1161,7 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
 
 template <typename T, int POOL>
 static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
+    after_previous();
     const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
     if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
     float scale[8], shift[8], a[8], b[8], k[8];
@@ -1149,6 +1212,7 @@ struct batch_of {
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) batch(batch_of<T> p) {
+    after_previous();
     const int at = (int)blockIdx.x * THREADS + (int)threadIdx.x;
     if (at >= p.all) return;
     const int x = at % p.w, y = at / p.w % p.h, image = at / (p.w * p.h);
@@ -1231,6 +1295,7 @@ struct loss_of {
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) loss(loss_of<T> p) {
+    after_previous();
     const int image = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
     if (image >= p.images) return;
     const uint32_t at = p.step->first + (uint32_t)image, index = p.order != NULL ? p.order[at] : at;
@@ -1265,6 +1330,7 @@ static __device__ double sum_threads(double v, double *shared) {
 
 static __global__ void __launch_bounds__(THREADS)
     loss_total(const struct loss_row *rows, int images, struct tally *tally) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     double fine = 0, coarse = 0, fine_hits = 0, coarse_hits = 0; /* hits: exact in double */
     for (int i = (int)threadIdx.x; i < images; i += THREADS) {
@@ -1303,6 +1369,7 @@ struct optimise_of {
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     float *const now = (float *)(shared + THREADS); /* the step's constants: learning rate; m's and g's factor; v's */
     if (threadIdx.x == 0) {
@@ -1347,6 +1414,7 @@ static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
 
 /* [blocks]: the sum of squares of OPTIMISE_EACH values. */
 static __global__ void __launch_bounds__(THREADS) squares_of(const float *value, size_t n, double *squares) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     float sum = 0;
 #pragma unroll 4
@@ -1362,6 +1430,7 @@ static __global__ void __launch_bounds__(THREADS) squares_of(const float *value,
 static __global__ void __launch_bounds__(THREADS)
     end_step(const double *squares, int blocks, double by, struct tally *tally, struct step *step, int images,
              int training) {
+    after_previous();
     double *const shared = (double *)shared_memory();
     if (blocks > 0) {
         double sum = 0;
@@ -1377,6 +1446,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* The shadow. */
 static __global__ void __launch_bounds__(THREADS) narrow(const float *from, bf16 *to, size_t n) {
+    after_previous();
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n) store1(to + i, from[i]);
 }

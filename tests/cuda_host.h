@@ -45,6 +45,9 @@ struct dim3 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
 struct alignas(8) float2 {
     float x, y;
 };
@@ -52,6 +55,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -104,6 +108,7 @@ static thread_local struct cuda_host_state {
     dim3 block_index, block_size, grid_size;
     unsigned char *shared;
     size_t shared_bytes;
+    unsigned waited; /* threads of the block that have called after_previous */
     cuda_host_fiber scheduler, *now;
     std::vector<cuda_host_fiber *> fibers;
     std::function<void()> body;
@@ -343,6 +348,8 @@ static void cuda_host_block(unsigned threads) {
 /* ---- the names that kernels use ---- */
 
 static inline unsigned char *shared_memory() { return cuda_host.shared; }
+static inline void after_previous() { cuda_host.waited++; }
+static inline float exponential(float x) { return expf(x); }
 static inline void barrier() { cuda_host_yield(FIBER_BARRIER); }
 
 static inline void cuda_host_meet(int kind, void *result, const void *a, const void *b, int mask) {
@@ -428,7 +435,7 @@ typedef int *cudaEvent_t;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
-    size_t totalGlobalMem;
+    size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
 
 static int cuda_host_error;                            /* what cudaGetLastError will say */
@@ -461,13 +468,18 @@ static inline cudaError_t cudaGetDeviceCount(int *n) {
            : cuda_host_devices == 0 ? cudaErrorNoDevice
                                     : cudaSuccess;
 }
+static inline cudaError_t cudaDriverGetVersion(int *version) {
+    *version = 13000;
+    return cuda_host_return(cudaSuccess);
+}
 static inline cudaError_t cudaSetDevice(int) { return cuda_host_return(cudaSuccess); }
 static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "no GPU, but its kernels on the CPU");
-    p->major = 8;
+    p->major = 9;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = (size_t)1 << 30;
+    p->sharedMemPerBlockOptin = CUDA_HOST_SHARED_MOST;
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
@@ -566,7 +578,9 @@ static inline cudaError_t cudaEventDestroy(cudaEvent_t e) {
 
 /* ---- launches ---- */
 
-static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
+/* early: it may begin before the one before it is done, so each of its threads must wait for that. */
+static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared, int early,
+                          const std::function<void()> &body) {
     cuda_host.kernel = name;
     cuda_host.grid_size = grid;
     cuda_host.block_size = block;
@@ -581,7 +595,10 @@ static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared
             for (unsigned x = 0; x < grid.x; x++) {
                 cuda_host.block_index = dim3(x, y, z);
                 memset(memory, 0xff, shared);
+                cuda_host.waited = 0;
                 cuda_host_block(block.x);
+                if (early && cuda_host.waited != block.x)
+                    cuda_host_fail("a kernel that does not wait for the one before");
             }
         }
     }
@@ -590,7 +607,7 @@ static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared
 
 template <typename... P, typename... A>
 static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-                             cudaStream_t s, A... arguments) {
+                             cudaStream_t s, int early, A... arguments) {
     const auto asked = cuda_host_asked.find((const void *)kernel);
     const size_t most = asked != cuda_host_asked.end() ? asked->second : (size_t)CUDA_HOST_SHARED;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
@@ -598,10 +615,10 @@ static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, 
         cuda_host_error = cudaErrorInvalidConfiguration;
         return;
     }
-    cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, [=] { kernel(arguments...); }); });
+    cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, early, [=] { kernel(arguments...); }); });
 }
-#define LAUNCH(kernel, grid, block, shared, stream, ...) \
-    cuda_host_launch(#kernel, kernel, grid, block, shared, stream, __VA_ARGS__)
+#define LAUNCH(kernel, grid, block, shared, stream, early, ...) \
+    cuda_host_launch(#kernel, kernel, grid, block, shared, stream, early, __VA_ARGS__)
 
 /* ---- a stand-in for cuBLAS: plain loops over column-major matrices ---- */
 

@@ -2,26 +2,27 @@
  * layers_kernels.cuh do. For bench.c.
  *
  * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
- * into shared memory through the caches, every tile's operands. macs: useful multiply-adds; mma: with the padding of
- * tiles. */
+ * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
+ * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles. */
 #ifndef STEP_COST_H
 #define STEP_COST_H
 #include "../layers.h"
 
-/* What a machine can do at the most: bytes a second from memory, and fetched by blocks through the caches; flops a
- * second; and the least time between two kernels that wait for one another. */
+/* What a machine can do at the most: bytes a second from memory, fetched by blocks through the caches, and through
+ * shared memory; flops a second; and the least time between two kernels that wait for one another. */
 struct ceilings {
-    double memory, fetch, flops, launch;
+    double memory, fetch, shared, flops, launch;
 };
 
 struct cost {
-    double maps, fetch, macs, mma;
+    double maps, fetch, shared, macs, mma;
     int kernels;
 };
 
 static void cost_add(struct cost *to, const struct cost *c) {
     to->maps += c->maps;
     to->fetch += c->fetch;
+    to->shared += c->shared;
     to->macs += c->macs;
     to->mma += c->mma;
     to->kernels += c->kernels;
@@ -31,6 +32,8 @@ static double bytes_of(const struct map *m, int n) {
     return m->at == NULL ? 0 : (double)n * m->h * m->w * map_stored(m) * (m->wide ? 4 : 2);
 }
 static double real_of(const struct map *m) { return (double)m->parts * m->width; }
+
+enum { MULTIPROCESSORS = 132 }; /* an H200's */
 
 /* The tile widths of layers.cu. */
 static int tile_columns(int columns) {
@@ -52,11 +55,66 @@ static void product_cost(struct cost *c, double rows, int columns, double deep) 
     const int bn = tile_columns(columns);
     const double tiles = up(rows, 128) / 128 * up(columns, bn) / bn;
     c->fetch += tiles * up(deep, 32) * (128 + bn) * 2;
+    c->shared += tiles * up(deep, 32) * (128 + bn + 128 * (bn == 128 ? 2 : 1) + 4 * bn) * 2;
     c->mma += tiles * 128 * bn * up(deep, 32);
 }
 
-static struct cost cost_of(const struct op *op, const struct parameters *p, int n) {
+/* What window_product does of a convolution of stride 1 on maps whose sides are multiples of eight, as layers.cu
+ * decides it: 0 where it does not. */
+struct window {
+    double tiles;
+    int log_w, log_h, per, columns; /* of a tile */
+};
+static int window_of(struct window *w, int k, int stride, const struct map *to, int columns, int n) {
+#ifdef NO_WINDOWS
+    return 0;
+#endif
+    if (k == 1 || stride != 1 || to->h % 8 != 0 || to->w % 8 != 0) return 0;
+    w->log_w = to->w % 16 == 0 ? 4 : 3;
+    w->log_h = to->h % 16 == 0 ? 4 : 3;
+    w->per = 256 >> (w->log_w + w->log_h);
+    const int tiles = (n + w->per - 1) / w->per * (to->w >> w->log_w) * (to->h >> w->log_h);
+    if ((to->w >> w->log_w) * (to->h >> w->log_h) > 1 && n % w->per != 0) return 0;
+    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    long least = 1L << 60;
+    for (int i = 0; i < 6; i++) {
+        const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
+        const long cost = (long)((blocks + MULTIPROCESSORS - 1) / MULTIPROCESSORS) * (widths[i] + 24);
+        if (cost < least) {
+            w->columns = widths[i];
+            least = cost;
+        }
+    }
+    w->tiles = tiles * up(columns, w->columns) / w->columns;
+    return 1;
+}
+/* One source of it: `stored` channels through k x k taps, in groups of at most 5 eights. */
+static void window_cost(struct cost *c, const struct window *w, int k, int stored) {
+    const int chunks = stored / 8, groups = (chunks + 4) / 5, each = (chunks + groups - 1) / groups;
+    double slabs = 0;
+    for (int left = chunks; left > 0; left -= each) slabs += up(k * k * (left < each ? left : each), 4) / 4;
+    const double in = w->tiles * (w->per * ((1 << w->log_w) + k - 1) * ((1 << w->log_h) + k - 1) * stored * 2.0 +
+                                  slabs * 32 * w->columns * 2);
+    c->fetch += in;
+    c->shared += in + w->tiles * slabs * 32 * (256 * (w->columns > 80 ? 2 : 1) + 4 * w->columns) * 2;
+    c->mma += w->tiles * 256 * w->columns * slabs * 32;
+}
+
+/* Is `l` the 1x1 convolution that the result of the one before is added to, so that one kernel makes both? */
+static int is_second(const struct op *before, const struct op *l, int n) {
+    const struct op_conv *o = &before->conv, *s = &l->conv;
+    struct window w;
+    return before->kind == OP_CONV && l->kind == OP_CONV && s->k == 1 && s->stride == 1 && s->act == ACT_LINEAR &&
+           o->out.at != NULL && s->add.at == o->out.at && o->dropped.at == NULL && o->add.at == NULL && o->bn == NULL &&
+           window_of(&w, o->k, o->stride, &o->out, map_stored(&o->out), n);
+}
+
+/* Of the i-th operation. */
+static struct cost cost_of(const struct program *program, int i, int n) {
+    const struct op *op = &program->ops[i];
+    const struct parameters *p = program->parameters;
     struct cost c = {.kernels = 1};
+    struct window w;
     switch (op->kind) {
         case OP_BATCH:
             c.maps = bytes_of(&op->batch.out, n) + (double)n * op->batch.out.h * op->batch.out.w * op->batch.c;
@@ -68,8 +126,17 @@ static struct cost cost_of(const struct op *op, const struct parameters *p, int 
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->add, n) + bytes_of(&o->out, n) + bytes_of(&o->dropped, n) +
                      taps * map_stored(&o->in) * map_stored(to) * 2;
             c.macs = (double)n * to->h * to->w * taps * real_of(&o->in) * real_of(to);
-            product_cost(&c, (double)n * to->h * to->w, map_stored(to), taps * map_stored(&o->in));
             c.kernels = o->bn != NULL ? 2 : 1;
+            if (i > 0 && is_second(op - 1, op, n)) { /* its kernel is the one before's, whose result stays there */
+                window_of(&w, op[-1].conv.k, 1, to, map_stored(to), n);
+                window_cost(&c, &w, 1, map_stored(&o->in));
+                c.maps -= bytes_of(&o->add, n);
+                c.kernels--;
+            } else if (window_of(&w, o->k, o->stride, to, map_stored(to), n)) {
+                window_cost(&c, &w, o->k, map_stored(&o->in));
+            } else {
+                product_cost(&c, (double)n * to->h * to->w, map_stored(to), taps * map_stored(&o->in));
+            }
             break;
         }
         case OP_CONV_DATA: {
@@ -80,8 +147,12 @@ static struct cost cost_of(const struct op *op, const struct parameters *p, int 
                      taps * map_stored(&o->gradient) * map_stored(&o->out_gradient) * 2;
             c.macs = (double)n * o->out_gradient.h * o->out_gradient.w * taps * real_of(&o->gradient) *
                      real_of(&o->out_gradient);
-            product_cost(&c, (double)n * o->gradient.h * o->gradient.w, map_stored(&o->gradient),
-                         taps * map_stored(&o->out_gradient) / (o->stride * o->stride));
+            if (window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n)) {
+                window_cost(&c, &w, o->k, map_stored(&o->out_gradient));
+            } else {
+                product_cost(&c, (double)n * o->gradient.h * o->gradient.w, map_stored(&o->gradient),
+                             taps * map_stored(&o->out_gradient) / (o->stride * o->stride));
+            }
             c.kernels = o->bn != NULL ? 2 : 1;
             break;
         }
@@ -126,6 +197,7 @@ static struct cost cost_of(const struct op *op, const struct parameters *p, int 
 static double seconds_of(const struct cost *c, const struct ceilings *at) {
     double s = c->maps / at->memory;
     if (c->fetch / at->fetch > s) s = c->fetch / at->fetch;
+    if (c->shared / at->shared > s) s = c->shared / at->shared;
     if (2 * c->mma / at->flops > s) s = 2 * c->mma / at->flops;
     return s + c->kernels * at->launch;
 }

@@ -42,7 +42,7 @@ static void test_multiply() {
         float d[128];
         for (int i = 0; i < 256; i++) a[i] = (uint16_t)cuda_host_bf16((float)(i * 7 % 23 - 11) / 4);
         for (int i = 0; i < 128; i++) b[i] = (uint16_t)cuda_host_bf16((float)(i * 5 % 17 - 8) / 8);
-        LAUNCH(multiply, dim3(1), dim3(32), (size_t)1024, stream, a, b, d, by_depth);
+        LAUNCH(multiply, dim3(1), dim3(32), (size_t)1024, stream, 0, a, b, d, by_depth);
         int wrong = 0;
         for (int m = 0; m < 16; m++) {
             for (int n = 0; n < 8; n++) {
@@ -79,20 +79,20 @@ static __global__ void unwritten(float *out) { *out = ((float *)shared_memory())
 static void test_memory() {
     int sums[64];
     float from[256], out[256], one = 0;
-    LAUNCH(shuffles, dim3(1), dim3(64), (size_t)0, stream, sums);
+    LAUNCH(shuffles, dim3(1), dim3(64), (size_t)0, stream, 0, sums);
     int wrong = 0;
     for (int i = 0; i < 64; i++) wrong += sums[i] != (i < 32 ? 496 : 1520) * 1000 + (i ^ 1);
     check(wrong == 0, "shuffles");
     for (int i = 0; i < 256; i++) from[i] = (float)i;
-    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, (const float *)from, out, 1);
+    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, 0, (const float *)from, out, 1);
     wrong = 0;
     for (int i = 0; i < 256; i++) wrong += out[i] != (i / 4 % 2 == 0 ? (float)i : 0);
     check(wrong == 0, "asynchronous copies, and zeros");
-    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, (const float *)from, out, 0);
+    LAUNCH(copies, dim3(1), dim3(64), (size_t)1024, stream, 0, (const float *)from, out, 0);
     wrong = 0;
     for (int i = 0; i < 256; i++) wrong += !isnan(out[i]);
     check(wrong == 0, "a copy that is not waited for has not arrived");
-    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)64, stream, &one);
+    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)64, stream, 0, &one);
     check(isnan(one), "shared memory that nobody has written");
 }
 
@@ -154,46 +154,48 @@ static void caught(const char *what, const char *word, F mistake) {
     check(status != 0 && strstr(text, word) != NULL, what);
 }
 
+static __global__ void writes(int *p) { *p = 7; }
+
 static void test_mistakes() {
     alignas(16) static char memory[64];
     const dim3 one(1), two(64), warp(32);
     caught("a barrier that half the threads reach", "barrier",
-           [=] { LAUNCH(misses_barrier, one, two, (size_t)0, stream, 0); });
+           [=] { LAUNCH(misses_barrier, one, two, (size_t)0, stream, 0, 0); });
     caught("lanes at different operations", "different operations",
-           [=] { LAUNCH(diverges, one, warp, (size_t)0, stream, 0); });
+           [=] { LAUNCH(diverges, one, warp, (size_t)0, stream, 0, 0); });
     caught("an operation without all lanes", "not all its lanes",
-           [=] { LAUNCH(leaves_lanes, one, warp, (size_t)0, stream, 0); });
+           [=] { LAUNCH(leaves_lanes, one, warp, (size_t)0, stream, 0, 0); });
     caught("a matrix that is not aligned", "aligned",
-           [=] { LAUNCH(crooked_matrix, one, warp, (size_t)1024, stream, 0); });
+           [=] { LAUNCH(crooked_matrix, one, warp, (size_t)1024, stream, 0, 0); });
     caught("a matrix outside shared memory", "outside",
-           [=] { LAUNCH(outside_matrix, one, warp, (size_t)512, stream, 0); });
+           [=] { LAUNCH(outside_matrix, one, warp, (size_t)512, stream, 0, 0); });
     caught("a copy that is not aligned", "aligned",
-           [=] { LAUNCH(crooked_copy, one, warp, (size_t)512, stream, memory); });
+           [=] { LAUNCH(crooked_copy, one, warp, (size_t)512, stream, 0, memory); });
     caught("a copy that is never waited for", "on their way",
-           [=] { LAUNCH(forgets_copy, one, warp, (size_t)512, stream, (const char *)memory); });
+           [=] { LAUNCH(forgets_copy, one, warp, (size_t)512, stream, 0, (const char *)memory); });
+    caught("an early kernel that does not wait", "does not wait",
+           [=] { LAUNCH(writes, one, warp, (size_t)0, stream, 1, (int *)memory); });
 #ifdef CUDA_HOST_ASAN
     caught("an overrun of shared memory", "AddressSanitizer",
-           [=] { LAUNCH(overruns_shared, one, warp, (size_t)512, stream, 520); });
+           [=] { LAUNCH(overruns_shared, one, warp, (size_t)512, stream, 0, 520); });
     caught("an overrun of global memory", "AddressSanitizer", [=] {
         void *p;
-        if (cudaMalloc(&p, 64) == cudaSuccess) LAUNCH(overruns_global, one, warp, (size_t)0, stream, (char *)p);
+        if (cudaMalloc(&p, 64) == cudaSuccess) LAUNCH(overruns_global, one, warp, (size_t)0, stream, 0, (char *)p);
     });
 #endif
 }
-
-static __global__ void writes(int *p) { *p = 7; }
 
 static void test_runtime() {
     int x = 0;
     void *p;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
-    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)(64 << 10), stream, (float *)&x);
+    LAUNCH(unwritten, dim3(1), dim3(32), (size_t)(64 << 10), stream, 0, (float *)&x);
     check(cudaGetLastError() != cudaSuccess && x == 0, "more shared memory than was asked for");
-    LAUNCH(writes, dim3(1, 70000), dim3(32), (size_t)0, stream, &x);
+    LAUNCH(writes, dim3(1, 70000), dim3(32), (size_t)0, stream, 0, &x);
     check(cudaGetLastError() != cudaSuccess && x == 0, "a grid that is too large");
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
-    LAUNCH(writes, dim3(1), dim3(32), (size_t)0, stream, &x);
+    LAUNCH(writes, dim3(1), dim3(32), (size_t)0, stream, 0, &x);
     check(cudaMalloc(&p, 8) != cudaSuccess && cudaStreamSynchronize(stream) != cudaSuccess,
           "calls that a capture forbids");
     (void)cudaGetLastError();

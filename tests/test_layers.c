@@ -223,11 +223,13 @@ static size_t floats_of(const struct map *m, int n) {
     return (size_t)n * (size_t)m->h * (size_t)m->w * (size_t)m->stride;
 }
 
-/* Gives the operation's maps bf16 places with what the floats hold; floats[i]: where they were. */
-static int to_bf16(struct op *op, int n, struct map *maps[8], float *at[8]) {
+/* Gives the operation's maps bf16 places with what the floats hold, behind the *count maps of those before it; at[i]:
+ * where the floats are. */
+static int to_bf16(struct op *op, int n, struct map *maps[], float *at[], int *count) {
     int failed = OK;
-    const int count = op_maps(op, maps);
-    for (int i = 0; i < count; i++) {
+    const int begin = *count;
+    *count += op_maps(op, maps + begin);
+    for (int i = begin; i < *count; i++) {
         at[i] = maps[i]->wide ? NULL : maps[i]->at;
         if (at[i] == NULL) continue;
         const float *first = at[i] - maps[i]->first;
@@ -250,7 +252,7 @@ static int to_bf16(struct op *op, int n, struct map *maps[8], float *at[8]) {
     return OK;
 }
 
-static void from_bf16(int n, struct map *maps[8], float *at[8], int count) {
+static void from_bf16(int n, struct map *maps[], float *at[], int count) {
     for (int i = 0; i < count; i++) {
         if (at[i] == NULL) continue;
         const uint16_t *from = maps[i]->at;
@@ -273,9 +275,9 @@ static int run_on(struct device *d, struct scene *s, const struct program *progr
     struct program p = *program;
     struct parameters parameters = *p.parameters;
     struct op ops[2];
-    struct map *maps[2][8];
-    float *at[2][8];
-    int count[2] = {0, 0};
+    struct map *maps[16];
+    float *at[16];
+    int count = 0;
     int failed = d->alloc(d, sizeof *p.step, (void **)&p.step, e);
     if (!failed) failed = d->alloc(d, sizeof *p.tally, (void **)&p.tally, e);
     if (failed) return failed;
@@ -287,15 +289,13 @@ static int run_on(struct device *d, struct scene *s, const struct program *progr
     if (d->element == 2) {
         if (ops[0].kind != OP_OPTIMISE && ops[0].kind != OP_PENALTY) parameters.n_decayed = parameters.n;
         for (int i = 0; i < p.n_ops; i++) {
-            struct op *op = &ops[i];
-            failed = to_bf16(op, n, maps[i], at[i]);
+            failed = to_bf16(&ops[i], n, maps, at, &count);
             if (failed) return failed;
-            count[i] = op_maps(op, maps[i]);
         }
     }
     failed = d->run(d, &p, n, e);
     if (!failed) failed = d->wait(d, e);
-    for (int i = 0; i < p.n_ops && !failed; i++) from_bf16(n, maps[i], at[i], count[i]);
+    if (!failed) from_bf16(n, maps, at, count);
     s->step = *p.step;
     s->tally = *p.tally;
     d->release(d, p.step);
@@ -630,6 +630,79 @@ static void case_conv_weight(struct shape h, int options) {
     watch(&s, "gradients", s.parameters.gradient, n, want, written);
     play(&s, &op, 1, h.n);
     scene_close(&s);
+}
+
+/* A residual unit: a convolution, and a 1x1 convolution of another map that it is added to. A device may make the two
+ * as one. */
+static void case_unit(struct shape h, int in2, enum activation act, int options) {
+    struct scene s;
+    char text[120];
+    about(text, sizeof text, "unit", &h, act, options);
+    scene_open(&s, text);
+    const struct shape one = {1, 1, h.n, h.h, h.w, 1, in2, h.out};
+    const struct taps t = taps_of(&h), t1 = taps_of(&one);
+    const int in = stored_of(h.parts, h.in), out = stored_of(1, h.out), slice = options & SLICE;
+    const long weights = (long)h.k * h.k * in * out, second = 8 + weights + out,
+               weights2 = (long)stored_of(1, in2) * out;
+    parameters_new(&s, second + weights2 + out, 0);
+    float *const w1 = s.parameters.value + 8, *const w2 = s.parameters.value + second;
+    fill_kernel(w1, &h);
+    fill_channels(w1 + weights, out, h.out, 1);
+    fill_kernel(w2, &one);
+    fill_channels(w2 + weights2, out, h.out, 1);
+    struct op ops[2] = {{.kind = OP_CONV, .layer = "test"}, {.kind = OP_CONV, .layer = "test"}};
+    struct op_conv *a = &ops[0].conv, *b = &ops[1].conv;
+    *a = (struct op_conv){.k = t.k, .stride = 1, .pad = t.pad, .act = act, .weight = 8, .bias = (size_t)(8 + weights)};
+    *b = (struct op_conv){.k = 1, .stride = 1, .drop = some_drop, .weight = (size_t)second};
+    b->bias = (size_t)(second + weights2);
+    a->in = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, NORMAL);
+    b->in = input(&s, h.n, h.h, h.w, 1, in2, 0, NORMAL);
+    struct tensor x = tensor_of(&s, &a->in, h.n), x2 = tensor_of(&s, &b->in, h.n),
+                  y = tensor_new(&s, h.n, h.h, h.w, out), z = tensor_like(&s, &y), d = tensor_like(&s, &y);
+    a->out = map_new(&s, h.n, h.h, h.w, 1, h.out, slice ? 24 : 0, slice ? 16 : 0);
+    b->add = a->out;
+    b->out = map_new(&s, h.n, h.h, h.w, 1, h.out, 0, slice ? 8 : 0);
+    ref_conv(t, act, &x, widened(&s, w1, weights), widened(&s, w1 + weights, out), NULL, &y);
+    ref_conv(t1, ACT_LINEAR, &x2, widened(&s, w2, weights2), widened(&s, w2 + weights2, out), &y, &z);
+    for (long i = 0; i < count(&z); i++) z.at.m[i] += y.at.m[i]; /* y is rounded when it is stored, and z again */
+    if (options & DROPPED) {
+        b->dropped = map_new(&s, h.n, h.h, h.w, 1, h.out, 0, 0);
+        copy(&d, &z);
+        ref_dropout(&b->drop, &b->dropped, &s.step, &d);
+        watch_map(&s, "dropped", &b->dropped, h.n, &d);
+    }
+    watch_map(&s, "branch", &a->out, h.n, &y);
+    watch_map(&s, "out", &b->out, h.n, &z);
+    struct bn bn = {.channels = out, .links = 1};
+    if (options & STATISTICS) {
+        struct ref_bn want = ref_bn_new(&s, out, 1);
+        bn.mean = floats(&s, out);
+        bn.variance = floats(&s, out);
+        b->bn = &bn;
+        ref_statistics(&z, want.mean, want.variance);
+        watch(&s, "mean", bn.mean, out, want.mean, NULL);
+        watch(&s, "variance", bn.variance, out, want.variance, NULL);
+    }
+    play(&s, ops, 2, h.n);
+    scene_close(&s);
+}
+
+/* Sides that are multiples of eight: what the CUDA device makes by windows, of each width, in several groups of
+ * channels, with images missing from the last tile. */
+static void test_windows(void) {
+    static const struct shape shapes[] = {
+        {3, 1, 5, 8, 8, 1, 9, 24},    {3, 1, 3, 8, 8, 1, 88, 24},   {4, 1, 3, 8, 16, 1, 48, 3},
+        {2, 1, 5, 16, 8, 3, 17, 40},  {3, 1, 4, 24, 8, 1, 9, 17},   {3, 1, 3, 24, 8, 1, 9, 17},
+        {4, 1, 1, 16, 16, 1, 3, 16},  {2, 1, 1, 32, 32, 1, 41, 24}, {2, 1, 1, 32, 32, 1, 8, 40},
+        {2, 1, 1, 32, 32, 1, 8, 72},  {2, 1, 1, 32, 32, 1, 8, 89},  {2, 1, 1, 32, 32, 1, 8, 121},
+        {2, 1, 1, 32, 32, 1, 16, 63}, {1, 1, 4, 8, 8, 1, 9, 24},    {2, 1, 2, 16, 16, 1, 104, 8}};
+    for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
+        const struct shape h = shapes[i];
+        case_conv(h, (enum activation)(i % 3), i % 2 ? STATISTICS | DROPPED | SLICE : NO_OUT | ADD);
+        case_conv_data(h, (enum activation)((i + 1) % 3), i % 2 ? DROP | ADD : STATISTICS | DROP | BRANCH | SLICE);
+        case_unit(h, i % 4 == 3 ? 48 : h.out, (enum activation)((i + 2) % 3),
+                  (i % 2 ? DROPPED : STATISTICS) | (i % 3 ? 0 : SLICE));
+    }
 }
 
 static void test_conv(void) {
@@ -1462,6 +1535,7 @@ int main(int argc, char **argv) {
     if (devices[0][0] == NULL) return check_done();
     if (devices[0][0]->element == sizeof(float) && strcmp(devices[0][0]->name, "cpu") == 0) test_differences();
     test_conv();
+    test_windows();
     test_maps();
     test_rest();
     printf("%d devices; the largest deviations:", found);

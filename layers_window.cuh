@@ -1,0 +1,255 @@
+/* layers_window.cuh - the convolutions of most steps, by windows; part of layers_kernels.cuh, which includes it.
+ *
+ * The same products in bf16, where stride is 1 and the map's sides are multiples of eight: a block brings the pixels
+ * that its 256 rows touch (a window of 16 x 16, or 8 x 8 of four images, and the border that the taps need) into shared
+ * memory once, and reads them from there through all taps: ldmatrix takes a row's address from each lane, so a tap is
+ * an offset. `product` fetches every tap by itself: k * k times the bytes through the first-level cache. The depth is
+ * walked group by group of at most GROUP_CHUNKS * 8 channels, the next group's window arriving meanwhile; within a
+ * group through (tap, eight channels) without gaps. A warp has 64 rows, so that B is read half as often.
+ *
+ * A second source may follow the first: the 1 x 1 convolution of a residual unit, which is added to this one. Between
+ * the two the first one's result is finished (bias, activation) and written where it stands, in registers. */
+#ifndef LAYERS_WINDOW_CUH
+#define LAYERS_WINDOW_CUH
+
+enum { WINDOW_ROWS = 256, WINDOW_WM = 64, GROUP_CHUNKS = 5 };
+
+template <int BN>
+struct window_tile {
+    enum { SIDE = BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE };
+    /* By registers; forward has the bias, activation and store between two sources to keep in them as well. */
+    enum { BLOCKS_DATA = SIDE == 2 ? 1 : BN > 48 ? 2 : 3, BLOCKS_FORWARD = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    enum { BK = 32, B_CHUNKS = BN / 8, BY_DEPTH_BYTES = BK * (B_CHUNKS + 1) * 16, BY_ROW_BYTES = BN * 64 };
+    enum { STAGE = BY_DEPTH_BYTES > BY_ROW_BYTES ? (int)BY_DEPTH_BYTES : (int)BY_ROW_BYTES };
+    enum { FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS };
+    enum { LD = BN + 8, LINES = WORKERS / B_CHUNKS, OUT_BYTES = (BM * LD + LINES * BN + BN) * 4 };
+};
+
+/* x / d for small numbers (x < 65536 / d): x * over(d) >> 16. */
+static uint32_t over(int d) { return 65536u / (uint32_t)d + 1; }
+static __device__ __forceinline__ int part(int x, uint32_t by) { return (int)(((uint32_t)x * by) >> 16); }
+
+struct window_source {
+    view<bf16> map;
+    const bf16 *weight;                                                /* [k][k][in_stored][out_stored] */
+    int in_stored, out_stored, k, before, chunks, each, groups, pitch; /* before: border rows above and left */
+    int width, height;                                                 /* of the window, with its border */
+    uint32_t over_k, over_each, over_last, over_width, over_height;    /* last: the chunks of the last group */
+};
+
+struct window_of {
+    struct window_source from[2];
+    int sources, slabs;
+    int images, h, w, log_w, log_h, per, tiles_x, tiles_y; /* a tile: 1 << log_w by 1 << log_h pixels of `per` images */
+    int columns, tiles_n, buffer;                          /* buffer: bytes of a window */
+    view<bf16> turn; /* of the first source, where there are two: its result, bias and activation */
+    const float *turn_bias;
+    int turn_act;
+    struct ending<bf16> end;
+};
+
+/* The first source's result becomes what the second is added to. Two lanes exchange halves, so that each writes four
+ * channels of a pixel. */
+template <int BN, typename F>
+static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN>::WN / 8][4], int n0,
+                                            const F &pixel_of) {
+    const int lane = (int)threadIdx.x % 32, odd = lane % 2;
+#pragma unroll
+    for (int i = 0; i < WINDOW_WM / 16; i++) {
+        bf16 *const at[2] = {pixel_of(i * 16 + lane / 4), pixel_of(i * 16 + 8 + lane / 4)};
+#pragma unroll
+        for (int j = 0; j < window_tile<BN>::WN / 8; j += 2) {
+            const int mine = n0 + j * 8 + lane % 4 * 2, to = n0 + (j + odd) * 8 + lane % 4 / 2 * 4;
+            float v[8];
+#pragma unroll
+            for (int q = 0; q < 8; q++) { /* 4 of column j, 4 of the next */
+                const int c = mine + q / 4 * 8 + q % 2;
+                v[q] = sums[i][j + q / 4][q % 4] + (c < p.columns ? p.turn_bias[c] : 0.0f);
+            }
+            activate8<bf16>(p.turn_act, v);
+#pragma unroll
+            for (int half = 0; half < 2; half++) { /* rows lane / 4 and lane / 4 + 8 */
+                const uint32_t left = pack_bf16(v[2 * half], v[2 * half + 1]),
+                               right = pack_bf16(v[4 + 2 * half], v[5 + 2 * half]);
+                sums[i][j][2 * half] = bits_float(left << 16); /* as it is stored */
+                sums[i][j][2 * half + 1] = bits_float(left & 0xffff0000u);
+                sums[i][j + 1][2 * half] = bits_float(right << 16);
+                sums[i][j + 1][2 * half + 1] = bits_float(right & 0xffff0000u);
+                const uint32_t got = shuffle_xor(odd ? left : right, 1);
+                if (at[half] != NULL && to < p.columns)
+                    *(uint2 *)(at[half] + to) = odd ? make_uint2(got, right) : make_uint2(left, got);
+            }
+        }
+    }
+}
+
+template <int BN, int DATA>
+static __global__ void __launch_bounds__((window_tile<BN>::WORKERS), (DATA ? (int)window_tile<BN>::BLOCKS_DATA
+                                                                           : (int)window_tile<BN>::BLOCKS_FORWARD))
+    window_product(window_of p) {
+    after_previous();
+    typedef window_tile<BN> W;
+    enum { LIES = DATA ? (int)BY_ROW : (int)BY_DEPTH, CB = DATA ? 4 : (int)W::B_CHUNKS };
+    unsigned char *const shared = shared_memory();
+    const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
+    const int tile = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
+    const int x0 = (tile % p.tiles_x) << p.log_w, y0 = (tile / p.tiles_x % p.tiles_y) << p.log_h;
+    const int image0 = tile / (p.tiles_x * p.tiles_y) * p.per;
+    const int images = p.images - image0 < p.per ? p.images - image0 : p.per; /* of this tile */
+    const int all = p.sources == 1 ? p.from[0].groups : p.from[0].groups + p.from[1].groups;
+    unsigned char *const ring = shared + (all > 1 ? 2 : 1) * p.buffer;
+    const auto source_of = [&](int group) { return group < p.from[0].groups ? 0 : 1; };
+    const auto chunks_of = [&](int group) {
+        const int s = source_of(group), g = group - s * p.from[0].groups;
+        return g + 1 < p.from[s].groups ? p.from[s].each : p.from[s].chunks - g * p.from[s].each;
+    };
+    const auto slabs_of = [&](int group) {
+        const int k = p.from[source_of(group)].k;
+        return (k * k * chunks_of(group) + 3) / 4;
+    };
+
+    /* The pixels of a group: those outside the image are zeros. */
+    const auto fetch_window = [&](int group) {
+        const int s = source_of(group), g = group - s * p.from[0].groups, chunks = chunks_of(group);
+        const window_source &from = p.from[s];
+        const uint32_t by = g + 1 < from.groups ? from.over_each : from.over_last;
+        unsigned char *const to = shared + group % 2 * p.buffer;
+        const int n = p.per * from.height * from.width * chunks;
+        for (int i = t; i < n; i += W::WORKERS) {
+            const int at = part(i, by), c = i - at * chunks, line = part(at, from.over_width);
+            const int image = part(line, from.over_height), x = x0 + at - line * from.width - from.before;
+            const int y = y0 + line - image * from.height - from.before;
+            const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+            const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+            copy_async(to + (at * from.pitch + c) * 16,
+                       ok ? pixel(from.map, place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0);
+        }
+    };
+    /* The weights of a slab, one after the other; `next` and `step`: its group, and its place there. */
+    int next = 0, step = 0;
+    const auto fetch = [&](int slab) {
+        if (next < all) {
+            const int s = source_of(next), g = next - s * p.from[0].groups, chunks = chunks_of(next);
+            const window_source &from = p.from[s];
+            const uint32_t by = g + 1 < from.groups ? from.over_each : from.over_last;
+            unsigned char *const b = ring + slab % STAGES * W::STAGE;
+            const int taps = from.k * from.k;
+#pragma unroll
+            for (int i = 0; i < W::FETCH_B; i++) {
+                const int at = t + i * W::WORKERS;
+                const int row = DATA ? at / 4 : at / W::B_CHUNKS, chunk = DATA ? at % 4 : at % W::B_CHUNKS;
+                const int deep = DATA ? step * 4 + chunk : step * 4 + row / 8; /* (tap, eight channels) */
+                const int tap = part(deep, by), c = (g * from.each + deep - tap * chunks) * 8;
+                if (DATA) { /* a tap reaches back */
+                    const int ok = tap < taps && n0 + row < p.columns;
+                    const size_t place = ((size_t)(taps - 1 - tap) * (size_t)from.in_stored + (size_t)(n0 + row)) *
+                                             (size_t)from.out_stored +
+                                         (size_t)c;
+                    if (row < BN) copy_async(chunk_at<4>(b, row, chunk), from.weight + (ok ? place : 0), ok ? 16 : 0);
+                } else {
+                    const int ok = tap < taps && n0 + chunk * 8 < p.columns;
+                    const size_t place =
+                        ((size_t)tap * (size_t)from.in_stored + (size_t)(c + row % 8)) * (size_t)from.out_stored +
+                        (size_t)(n0 + chunk * 8);
+                    if (row < W::BK)
+                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from.weight + (ok ? place : 0), ok ? 16 : 0);
+                }
+            }
+            if (++step == slabs_of(next)) next++, step = 0;
+        }
+        copy_commit();
+    };
+
+    float sums[WINDOW_WM / 16][W::WN / 8][4] = {};
+    int group = 0, slab = 0, brief = 0, rows[WINDOW_WM / 16];
+    fetch_window(0);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) fetch(i);
+    for (int i = 0; i < p.slabs; i++) {
+        if (brief) { /* the group before was so short that this one's window may be under way */
+            copy_wait<0>();
+        } else {
+            copy_wait<STAGES - 2>();
+        }
+        barrier();
+        if (slab == 0 && group + 1 < all) fetch_window(group + 1);
+        fetch(i + STAGES - 1);
+        const int s = source_of(group), chunks = chunks_of(group), k = p.from[s].k;
+        const uint32_t by =
+            group - s * p.from[0].groups + 1 < p.from[s].groups ? p.from[s].over_each : p.from[s].over_last;
+        if (slab == 0 && (group == 0 || group == p.from[0].groups)) { /* a source begins */
+            if (!DATA && group > 0) {
+                turn<BN>(p, sums, n0 + warp / 4 * W::WN, [&](int row) {
+                    const int m = warp % 4 * WINDOW_WM + row;
+                    const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
+                    const int image = m >> (p.log_w + p.log_h);
+                    const size_t place =
+                        ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
+                    return image < images ? pixel(p.turn, place, 0) : (bf16 *)NULL;
+                });
+            }
+#pragma unroll
+            for (int q = 0; q < WINDOW_WM / 16; q++) {
+                const int m = warp % 4 * WINDOW_WM + q * 16 + lane % 16;
+                const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
+                const int line = (m >> (p.log_w + p.log_h)) * p.from[s].height + y;
+                rows[q] = (line * p.from[s].width + x) * p.from[s].pitch * 16;
+            }
+        }
+        unsigned char *const a = shared + group % 2 * p.buffer, *const b = ring + i % STAGES * W::STAGE;
+#pragma unroll
+        for (int half = 0; half < 2; half++) { /* 16 deep each */
+            /* A lane's eight channels: behind the last tap the weights are zeros, and any pixel will do. */
+            const int deep = slab * 4 + 2 * half + lane / 16, tap = part(deep, by), y = part(tap, p.from[s].over_k);
+            const int offset =
+                tap < k * k ? ((y * p.from[s].width + tap - y * k) * p.from[s].pitch + deep - tap * chunks) * 16 : 0;
+            uint32_t fa[WINDOW_WM / 16][4];
+#pragma unroll
+            for (int q = 0; q < WINDOW_WM / 16; q++) load_matrix4(fa[q], a + rows[q] + offset);
+#pragma unroll
+            for (int j = 0; j < W::WN / 8; j += 2) {
+                uint32_t fb[2][2];
+                load_columns<16, CB, LIES>(fb, b, warp / 4 * W::WN + j * 8, half);
+#pragma unroll
+                for (int q = 0; q < WINDOW_WM / 16; q++) {
+                    mma_bf16(sums[q][j], fa[q], fb[0]);
+                    mma_bf16(sums[q][j + 1], fa[q], fb[1]);
+                }
+            }
+        }
+        brief = 0;
+        if (++slab == slabs_of(group)) {
+            brief = slab < STAGES - 1;
+            group++;
+            slab = 0;
+        }
+    }
+    copy_wait<0>();
+
+    /* Out, one half of the rows after the other. */
+    float *const out = (float *)shared;
+    for (int half = 0; half < 2; half++) {
+        barrier();
+        if (warp % 4 / 2 == half) {
+#pragma unroll
+            for (int q = 0; q < WINDOW_WM / 16; q++) {
+#pragma unroll
+                for (int j = 0; j < W::WN / 8; j++) {
+                    const int row = warp % 2 * WINDOW_WM + q * 16 + lane / 4;
+                    const int column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
+                    *(float2 *)(out + row * W::LD + column) = make_float2(sums[q][j][0], sums[q][j][1]);
+                    *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(sums[q][j][2], sums[q][j][3]);
+                }
+            }
+        }
+        barrier();
+        const int left = (images << (p.log_w + p.log_h)) - half * BM;
+        finish_tile<bf16, BN, W::WORKERS, DATA>(
+            p.end, out, left < BM ? left : BM, n0, p.columns, (size_t)(2 * tile + half), [&](int row) {
+                const int m = half * BM + row, x = m & ((1 << p.log_w) - 1);
+                const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), image = image0 + (m >> (p.log_w + p.log_h));
+                return ((size_t)image * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
+            });
+    }
+}
+#endif
