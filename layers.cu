@@ -286,14 +286,14 @@ static void sums_data(struct run *r, const float *partials, int blocks, const st
 
 /* ---- products by windows ---- */
 
-/* A tile's pixels; 0: the map's sides do not suit. */
-static int window_shape(struct window_of *p, int images, int h, int w) {
+/* Tiles of `rows` pixels; 0: the map's sides do not suit. */
+static int window_shape(struct window_of *p, int images, int h, int w, int rows) {
     memset(p, 0, sizeof *p);
     if (h % 8 != 0 || w % 8 != 0) return 0;
     p->images = images, p->h = h, p->w = w;
     p->log_w = w % 16 == 0 ? 4 : 3;
-    p->log_h = h % 16 == 0 ? 4 : 3;
-    p->per = WINDOW_ROWS >> (p->log_w + p->log_h);
+    p->log_h = h % 16 == 0 && rows == WINDOW_ROWS ? 4 : 3;
+    p->per = rows >> (p->log_w + p->log_h);
     p->tiles_x = w >> p->log_w, p->tiles_y = h >> p->log_h;
     /* Blocks of statistics are BM pixels but the last: fewer may not stand in between. */
     return p->tiles_x * p->tiles_y == 1 || images % p->per == 0;
@@ -406,7 +406,8 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     const int columns = stored_of(to);
     struct window_of p;
-    if (o->k == 1 || o->stride != 1 || to->h != o->in.h || to->w != o->in.w || !window_shape(&p, r->n, to->h, to->w))
+    if (o->k == 1 || o->stride != 1 || to->h != o->in.h || to->w != o->in.w ||
+        !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     const struct op_conv *const second = second_of(r, o), *const end = second != NULL ? second : o;
     window_add(r, &p, &o->in, o->weight, stored_of(&o->in), columns, o->k, o->pad);
@@ -436,7 +437,7 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     const int columns = stored_of(to);
     struct window_of p;
     if (o->k == 1 || o->stride != 1 || to->h != o->out_gradient.h || to->w != o->out_gradient.w ||
-        !window_shape(&p, r->n, to->h, to->w))
+        !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     window_add(r, &p, &o->out_gradient, o->weight, columns, stored_of(&o->out_gradient), o->k, o->k - 1 - o->pad);
     p.end = ending_data<bf16>(r, o);
@@ -505,6 +506,65 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     if (o->bn != NULL) sums_data(r, p.end.partials, blocks, o);
 }
 
+template <typename T, int BN>
+static void go_window_weight(struct run *r, struct window_weight_of *p, int *done) {
+    typedef window_weight_tile<BN> W;
+    const int taps = p->k * p->k, eights = p->chunks * taps;
+    const int groups = (eights + W::ROWS - 1) / W::ROWS;
+    p->each = (eights + groups - 1) / groups;
+    int chunks = 1; /* that a block's rows can touch */
+    for (int begin = 0; begin < eights; begin += p->each) {
+        const int end = begin + p->each < eights ? begin + p->each : eights, n = (end - 1) / taps - begin / taps + 1;
+        if (n > chunks) chunks = n;
+    }
+    p->pitch = chunks | 1;
+    p->buffer = p->per * p->width * p->height * p->pitch * 16;
+    p->tiles_n = blocks_of((size_t)p->columns, BN);
+    int bytes = 2 * (p->buffer + W::B_BYTES);
+    if (bytes < W::SUMS_BYTES) bytes = W::SUMS_BYTES;
+    if (bytes > r->d->shared_most) return;
+    /* Blocks for every multiprocessor twice, but not so many that adding up their results is what takes the time. */
+    const int blocks = blocks_of((size_t)eights, (size_t)p->each) * p->tiles_n;
+    int splits = (2 * r->d->multiprocessors + blocks - 1) / blocks;
+    if (splits > (p->tiles + 1) / 2) splits = (p->tiles + 1) / 2;
+    p->walk = blocks_of((size_t)p->tiles, (size_t)splits);
+    splits = blocks_of((size_t)p->tiles, (size_t)p->walk);
+    const size_t size = (size_t)(taps * p->in_stored + p->bias) * (size_t)p->columns;
+    p->partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
+    GO_WITH(r, (window_weight<BN>), dim3((unsigned)blocks, 1, (unsigned)splits), W::WORKERS, bytes, *p);
+    *done = splits;
+}
+
+/* Into how many partial sums p->partials; 0: the shape does not suit. */
+template <typename T>
+static int window_weights(struct run *r, const struct op_conv_weight *o, struct window_weight_of *p);
+template <>
+int window_weights<float>(struct run *, const struct op_conv_weight *, struct window_weight_of *) {
+    return 0;
+}
+template <>
+int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct window_weight_of *p) {
+    const struct map *g = &o->out_gradient;
+    struct window_of shape;
+    int splits = 0;
+    memset(p, 0, sizeof *p);
+    if (o->stride != 1 || g->h != o->in.h || g->w != o->in.w || !window_shape(&shape, r->n, g->h, g->w, WEIGHT_PIXELS))
+        return 0;
+    p->source = view_of<bf16>(&o->in), p->gradient = view_of<bf16>(g);
+    p->images = r->n, p->h = g->h, p->w = g->w, p->per = shape.per;
+    p->log_w = shape.log_w, p->log_h = shape.log_h, p->tiles_x = shape.tiles_x, p->tiles_y = shape.tiles_y;
+    p->tiles = window_tiles(&shape);
+    p->k = o->k, p->before = o->pad;
+    p->in_stored = stored_of(&o->in), p->columns = stored_of(g), p->bias = o->bias != LAYERS_NONE;
+    p->chunks = p->in_stored / 8;
+    p->width = (1 << p->log_w) + o->k - 1, p->height = (1 << p->log_h) + o->k - 1;
+    p->over_k = over(o->k), p->over_taps = over(o->k * o->k);
+    p->over_width = over(p->width), p->over_height = over(p->height);
+    if (p->chunks * o->k * o->k > 4000) return 0; /* as far as over() goes */
+    WITH_COLUMNS(tile_columns(p->source.at, p->columns), go_window_weight, r, p, &splits)
+    return splits;
+}
+
 template <typename T>
 static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     const struct map *g = &o->out_gradient;
@@ -528,6 +588,14 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     }
     const int bn = tile_columns(p.source.at, p.columns), depth = tile<T, 64>::BK;
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
+    const size_t size = weights + (size_t)(bias != NULL ? p.columns : 0);
+    struct window_weight_of window;
+    const int parts = window_weights<T>(r, o, &window);
+    if (parts > 0) {
+        GO(r, weight_reduce, dim3((unsigned)blocks_of(size, 4 * THREADS)), 0, (const float *)window.partials, parts,
+           size, weights, p.columns, weight, bias);
+        return;
+    }
     p.source_h = o->in.h, p.source_w = o->in.w;
     p.chunks = in_stored / tile<T, 64>::E;
     p.w = divisor_of((uint32_t)g->w), p.h = divisor_of((uint32_t)g->h);
@@ -543,11 +611,10 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     if (splits > most) splits = most;
     p.each = blocks_of((size_t)blocks_of((size_t)p.pixels, (size_t)splits), (size_t)depth) * depth;
     splits = blocks_of((size_t)p.pixels, (size_t)p.each);
-    const size_t size = (size_t)(p.rows + p.bias) * (size_t)p.columns;
     p.partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
     go_weights(r, p, bn, tiles, splits);
-    GO(r, weight_reduce, dim3((unsigned)blocks_of(weights + (size_t)(bias != NULL ? p.columns : 0), 4 * THREADS)), 0,
-       (const float *)p.partials, splits, size, weights, p.columns, weight, bias);
+    GO(r, weight_reduce, dim3((unsigned)blocks_of(size, 4 * THREADS)), 0, (const float *)p.partials, splits, size,
+       weights, p.columns, weight, bias);
 }
 
 /* ---- passes over a map ---- */
@@ -963,8 +1030,9 @@ static void allow_products(cudaError_t *s) {
 
 template <typename T, int BN>
 static void allow_windows(int most, cudaError_t *s) {
-    const void *const kernels[] = {(const void *)window_product<BN, 0>, (const void *)window_product<BN, 1>};
-    for (int i = 0; i < 2 && *s == cudaSuccess; i++)
+    const void *const kernels[] = {(const void *)window_product<BN, 0>, (const void *)window_product<BN, 1>,
+                                   (const void *)window_weight<BN>};
+    for (int i = 0; i < 3 && *s == cudaSuccess; i++)
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 

@@ -252,4 +252,134 @@ static __global__ void __launch_bounds__((window_tile<BN>::WORKERS), (DATA ? (in
             });
     }
 }
+
+/* ------------------------------------------------ the weight gradient -------------------------------------------- */
+
+/* Rows of the result are eights of channels by taps, (eight, tap): a block has up to 8 * TILES of these, for which it
+ * needs few channels of the source, and walks over tiles of WEIGHT_PIXELS pixels: the window of the source and the same
+ * pixels of the gradient are its two operands, both by depth. A warp has every fourth 16 rows. */
+enum { WEIGHT_PIXELS = 128 };
+
+template <int BN>
+struct window_weight_tile {
+    enum { SIDE = BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE, B_CHUNKS = BN / 8 };
+    enum { TILES = WN == 32 ? 8 : WN == 48 ? 6 : WN == 64 ? 5 : 4 }; /* of 16 rows, for a warp: by registers */
+    enum { ROWS = 8 * TILES /* eights, of a block */, B_BYTES = WEIGHT_PIXELS * (B_CHUNKS + 1) * 16 };
+    enum { LINES = WORKERS / B_CHUNKS, SUMS_BYTES = (LINES * BN + BN) * 4, BLOCKS = SIDE == 2 ? 1 : 2 };
+};
+
+struct window_weight_of {
+    view<bf16> source, gradient;
+    int images, h, w, log_w, log_h, per, tiles_x, tiles_y, tiles; /* as in window_of */
+    int k, before, chunks, each;      /* each: eights of rows, of a block (blockIdx.x / tiles_n) */
+    int width, height, pitch, buffer; /* of the window; buffer: its bytes */
+    uint32_t over_k, over_taps, over_width, over_height;
+    int in_stored, columns, tiles_n, bias; /* bias: it is wanted */
+    int walk;                              /* tiles of pixels, for a block (blockIdx.z) */
+    float *partials;                       /* [blocks of pixels][k * k * in_stored + bias][columns] */
+};
+
+template <int BN>
+static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (window_weight_tile<BN>::BLOCKS))
+    window_weight(window_weight_of p) {
+    after_previous();
+    typedef window_weight_tile<BN> W;
+    unsigned char *const shared = shared_memory();
+    const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
+    const int taps = p.k * p.k, n0 = (int)blockIdx.x % p.tiles_n * BN, n_warp = warp / 4 * W::WN;
+    const int begin = (int)blockIdx.x / p.tiles_n * p.each;
+    const int rows = p.chunks * taps - begin < p.each ? p.chunks * taps - begin : p.each;
+    const int first = part(begin, p.over_taps), chunks = part(begin + rows - 1, p.over_taps) - first + 1;
+    const uint32_t over_chunks = 65536u / (uint32_t)chunks + 1;
+    const int from = (int)blockIdx.z * p.walk, to = p.tiles - from < p.walk ? p.tiles : from + p.walk;
+
+    const auto fetch = [&](int tile) {
+        if (tile < to) {
+            unsigned char *const a = shared + (tile - from) % 2 * (p.buffer + W::B_BYTES), *const b = a + p.buffer;
+            const int x0 = (tile % p.tiles_x) << p.log_w, y0 = (tile / p.tiles_x % p.tiles_y) << p.log_h;
+            const int image0 = tile / (p.tiles_x * p.tiles_y) * p.per;
+            const int images = p.images - image0 < p.per ? p.images - image0 : p.per;
+            for (int i = t; i < p.per * p.height * p.width * chunks; i += W::WORKERS) {
+                const int at = part(i, over_chunks), c = i - at * chunks, line = part(at, p.over_width);
+                const int image = part(line, p.over_height), x = x0 + at - line * p.width - p.before;
+                const int y = y0 + line - image * p.height - p.before;
+                const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+                const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+                copy_async(a + (at * p.pitch + c) * 16, ok ? pixel(p.source, place, (first + c) * 8) : p.source.at,
+                           ok ? 16 : 0);
+            }
+            for (int i = t; i < WEIGHT_PIXELS * W::B_CHUNKS; i += W::WORKERS) {
+                const int m = i / W::B_CHUNKS, chunk = i % W::B_CHUNKS, x = m & ((1 << p.log_w) - 1);
+                const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), image = m >> (p.log_w + p.log_h);
+                const int ok = image < images && n0 + chunk * 8 < p.columns;
+                const size_t place =
+                    ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
+                copy_async(chunk_at<W::B_CHUNKS>(b, m, chunk),
+                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok ? 16 : 0);
+            }
+        }
+        copy_commit();
+    };
+
+    /* Where a lane's eights of rows lie in the window, from its pixel on; any place will do for those that are none. */
+    int offset[W::TILES];
+#pragma unroll
+    for (int q = 0; q < W::TILES; q++) {
+        const int row = 2 * (q * 4 + warp % 4) + lane / 8 % 2, c = part(begin + row, p.over_taps);
+        const int tap = begin + row - c * taps, y = part(tap, p.over_k);
+        offset[q] = row < rows ? ((y * p.width + tap - y * p.k) * p.pitch + c - first) * 16 : 0;
+    }
+    float sums[W::TILES][W::WN / 8][4] = {}, bias[8] = {};
+    fetch(from);
+    for (int tile = from; tile < to; tile++) {
+        unsigned char *const a = shared + (tile - from) % 2 * (p.buffer + W::B_BYTES), *const b = a + p.buffer;
+        fetch(tile + 1);
+        copy_wait<1>();
+        barrier();
+        for (int k = 0; k < WEIGHT_PIXELS / 16; k++) { /* 16 pixels each */
+            const int m = 16 * k + lane % 8 + lane / 16 * 8, x = m & ((1 << p.log_w) - 1);
+            const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), line = (m >> (p.log_w + p.log_h)) * p.height + y;
+            unsigned char *const at = a + (line * p.width + x) * p.pitch * 16;
+            uint32_t fb[W::WN / 8][2];
+            load_columns<W::WN, W::B_CHUNKS, BY_DEPTH>(fb, b, n_warp, k);
+#pragma unroll
+            for (int q = 0; q < W::TILES; q++) {
+                if (2 * (q * 4 + warp % 4) >= rows) continue; /* for the whole warp */
+                uint32_t fa[4];
+                load_matrix4_transposed(fa, at + offset[q]);
+#pragma unroll
+                for (int j = 0; j < W::WN / 8; j++) mma_bf16(sums[q][j], fa, fb[j]);
+            }
+        }
+        if (p.bias && begin == 0 && t < W::B_CHUNKS * W::LINES) { /* columns of eight, every LINES-th pixel */
+            for (int m = t / W::B_CHUNKS; m < WEIGHT_PIXELS; m += W::LINES)
+                add_chunk(chunk_at<W::B_CHUNKS>(b, m, t % W::B_CHUNKS), bias, p.source.at);
+        }
+        barrier();
+    }
+    copy_wait<0>();
+
+    const int all = taps * p.in_stored;
+    float *const out = p.partials + (size_t)blockIdx.z * (size_t)(all + p.bias) * (size_t)p.columns;
+#pragma unroll
+    for (int q = 0; q < W::TILES; q++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = 2 * (q * 4 + warp % 4) + half, c = part(begin + row, p.over_taps);
+            const int tap = begin + row - c * taps;
+            if (row >= rows) continue;
+            float *const line = out + (size_t)(tap * p.in_stored + c * 8 + lane / 4) * (size_t)p.columns;
+#pragma unroll
+            for (int j = 0; j < W::WN / 8; j++) {
+                const int column = n0 + n_warp + j * 8 + lane % 4 * 2;
+                if (column < p.columns)
+                    *(float2 *)(line + column) = make_float2(sums[q][j][2 * half], sums[q][j][2 * half + 1]);
+            }
+        }
+    }
+    if (!p.bias || begin > 0) return;
+    float *const partial = (float *)shared, *const total = partial + W::LINES * BN;
+    sum_columns<BN, W::LINES>(bias, partial, total);
+    if (t < BN && n0 + t < p.columns) out[(size_t)all * (size_t)p.columns + (size_t)(n0 + t)] = total[t];
+}
 #endif

@@ -695,11 +695,13 @@ static void test_windows(void) {
         {2, 1, 5, 16, 8, 3, 17, 40},  {3, 1, 4, 24, 8, 1, 9, 17},   {3, 1, 3, 24, 8, 1, 9, 17},
         {4, 1, 1, 16, 16, 1, 3, 16},  {2, 1, 1, 32, 32, 1, 41, 24}, {2, 1, 1, 32, 32, 1, 8, 40},
         {2, 1, 1, 32, 32, 1, 8, 72},  {2, 1, 1, 32, 32, 1, 8, 89},  {2, 1, 1, 32, 32, 1, 8, 121},
-        {2, 1, 1, 32, 32, 1, 16, 63}, {1, 1, 4, 8, 8, 1, 9, 24},    {2, 1, 2, 16, 16, 1, 104, 8}};
+        {2, 1, 1, 32, 32, 1, 16, 63}, {1, 1, 4, 8, 8, 1, 9, 24},    {2, 1, 2, 16, 16, 1, 104, 8},
+        {2, 1, 20, 8, 8, 1, 130, 3}};
     for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
         const struct shape h = shapes[i];
         case_conv(h, (enum activation)(i % 3), i % 2 ? STATISTICS | DROPPED | SLICE : NO_OUT | ADD);
         case_conv_data(h, (enum activation)((i + 1) % 3), i % 2 ? DROP | ADD : STATISTICS | DROP | BRANCH | SLICE);
+        case_conv_weight(h, i % 2 ? NO_BIAS | SLICE : 0);
         case_unit(h, i % 4 == 3 ? 48 : h.out, (enum activation)((i + 2) % 3),
                   (i % 2 ? DROPPED : STATISTICS) | (i % 3 ? 0 : SLICE));
     }
