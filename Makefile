@@ -92,7 +92,8 @@ $(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
 CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))
 $(BUILD)/tests/test_cuda: tests/test_cuda.c $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
 $(BUILD)/tests/test_cuda_layers: tests/test_layers.c tests/layers_reference.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
-$(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers:
+$(BUILD)/tests/occupancy: tests/occupancy.c tests/witness.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
+$(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers $(BUILD)/tests/occupancy:
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -c -o $@.o $<
 	$(CXX) $(HOST_SANITIZE) -pthread -o $@ $@.o $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o -lm
@@ -112,8 +113,8 @@ ifeq ($(CUDA),1)
 test-gpu: $(BUILD)/tests/gpu_cuda $(BUILD)/tests/gpu_layers
 	@BUILD=$(BUILD) sh tests/gpu_tests
 # What nvcc makes of the kernels: warnings, spills, tensor core instructions, occupancy.
-sass:
-	@NVCC=$(NVCC) sh tests/sass
+sass: $(BUILD)/tests/occupancy
+	@NVCC=$(NVCC) BUILD=$(BUILD) sh tests/sass
 else
 test-gpu sass:
 	@echo "$@ needs nvcc: install the CUDA toolkit, or name it with NVCC=" && exit 2

@@ -67,6 +67,9 @@ int cuda_host_lost;          /* every call from now on fails, as after an error 
 int cuda_host_devices = 1;   /* GPUs that there are; -1: no driver */
 int cuda_host_no_cublas;     /* the library is not found */
 long cuda_host_launches;     /* counted */
+int cuda_host_processors = 4; /* multiprocessors of the GPU */
+/* Not NULL: nothing runs, no memory is touched, and each launch is told to it. */
+void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, size_t shared);
 }
 
 /* ---- fibers ---- */
@@ -477,7 +480,7 @@ static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "no GPU, but its kernels on the CPU");
     p->major = 9;
-    p->multiProcessorCount = 4;
+    p->multiProcessorCount = cuda_host_processors;
     p->totalGlobalMem = (size_t)1 << 30;
     p->sharedMemPerBlockOptin = CUDA_HOST_SHARED_MOST;
     return cuda_host_return(cudaSuccess);
@@ -487,7 +490,7 @@ static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
     *p = NULL;
     if (cuda_host_malloc_fails > 0 && --cuda_host_malloc_fails == 0) return cuda_host_return(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes) != 0) return cuda_host_return(cudaErrorMemoryAllocation);
-    memset(*p, 0xff, bytes);
+    if (cuda_host_watch == NULL) memset(*p, 0xff, bytes);
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaFree(void *p) {
@@ -507,6 +510,7 @@ static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     return cuda_host_return(s->capture != NULL ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
 static void cuda_host_do(cudaStream_t s, const std::function<void()> &work) {
+    if (cuda_host_watch != NULL) return;
     if (s != NULL && s->capture != NULL) {
         s->capture->push_back(work);
     } else if (!cuda_host_lost) {
@@ -605,6 +609,15 @@ static void cuda_host_run(const char *name, dim3 grid, dim3 block, size_t shared
     free(memory);
 }
 
+/* As the compiler writes it, with the constants of a template: "product<float, 64, 0>". */
+template <auto KERNEL>
+static const char *cuda_host_name() {
+    static char name[128];
+    const char *const all = __PRETTY_FUNCTION__, *const at = strstr(all, "KERNEL = ");
+    snprintf(name, sizeof name, "%s", at != NULL ? at + 9 + (at[9] == '&') : all);
+    if (name[0] != 0) name[strlen(name) - 1] = 0; /* ] */
+    return name;
+}
 template <typename... P, typename... A>
 static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
                              cudaStream_t s, int early, A... arguments) {
@@ -615,10 +628,11 @@ static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, 
         cuda_host_error = cudaErrorInvalidConfiguration;
         return;
     }
+    if (cuda_host_watch != NULL) cuda_host_watch(name, grid.x * grid.y * grid.z, block.x, shared);
     cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, early, [=] { kernel(arguments...); }); });
 }
 #define LAUNCH(kernel, grid, block, shared, stream, early, ...) \
-    cuda_host_launch(#kernel, kernel, grid, block, shared, stream, early, __VA_ARGS__)
+    cuda_host_launch(cuda_host_name<kernel>(), kernel, grid, block, shared, stream, early, __VA_ARGS__)
 
 /* ---- a stand-in for cuBLAS: plain loops over column-major matrices ---- */
 

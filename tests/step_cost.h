@@ -1,5 +1,5 @@
 /* step_cost.h - what the operations of a step must move and multiply, from their shapes, and what the kernels of
- * layers_kernels.cuh do. For bench.c.
+ * layers_kernels.cuh and layers_window.cuh do. For bench.c.
  *
  * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
  * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
@@ -57,6 +57,30 @@ static void product_cost(struct cost *c, double rows, int columns, double deep) 
     c->fetch += tiles * up(deep, 32) * (128 + bn) * 2;
     c->shared += tiles * up(deep, 32) * (128 + bn + 128 * (bn == 128 ? 2 : 1) + 4 * bn) * 2;
     c->mma += tiles * 128 * bn * up(deep, 32);
+}
+
+/* What window_weight does of the weight gradient of a layer of stride 1, as layers.cu decides it; 0 where it does not. */
+static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, int n) {
+#ifdef NO_WINDOWS
+    return 0;
+#endif
+    const struct map *g = &o->out_gradient;
+    if (o->stride != 1 || g->h != o->in.h || g->w != o->in.w || g->h % 8 != 0 || g->w % 8 != 0) return 0;
+    const int bn = tile_columns(map_stored(g)), taps = o->k * o->k, eights = map_stored(&o->in) / 8 * taps;
+    const int rows_most = 8 * (bn == 32 ? 8 : bn == 48 || bn == 96 ? 6 : bn == 64 || bn == 128 ? 5 : 4);
+    const int groups = (eights + rows_most - 1) / rows_most, each = (eights + groups - 1) / groups;
+    const int w = g->w % 16 == 0 ? 16 : 8, h = 8, per = 128 / (w * h);
+    const double tiles = up(n, per) / per * (g->w / w) * (g->h / h), columns = up(map_stored(g), bn) / bn;
+    for (int begin = 0; begin < eights; begin += each) {
+        const int end = begin + each < eights ? begin + each : eights;
+        const double chunks = (end - 1) / taps - begin / taps + 1;
+        const double in = per * (w + o->k - 1) * (h + o->k - 1) * chunks * 16 + 128.0 * bn * 2;
+        c->fetch += tiles * columns * in;
+        /* Each warp reads its own rows, and all the columns of its side. */
+        c->shared += tiles * columns * (in + 128.0 * 2 * ((end - begin) * 8 * (bn > 80 ? 2 : 1) + 4 * bn));
+        c->mma += tiles * columns * 128 * up(end - begin, 2) * 8 * bn;
+    }
+    return 1;
 }
 
 /* What window_product does of a convolution of stride 1 on maps whose sides are multiples of eight, as layers.cu
@@ -162,7 +186,7 @@ static struct cost cost_of(const struct program *program, int i, int n) {
             const double pixels = (double)n * o->out_gradient.h * o->out_gradient.w;
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->out_gradient, n) + rows * map_stored(&o->out_gradient) * 4;
             c.macs = pixels * o->k * o->k * real_of(&o->in) * real_of(&o->out_gradient);
-            product_cost(&c, rows, map_stored(&o->out_gradient), pixels);
+            if (!window_weight_cost(&c, o, n)) product_cost(&c, rows, map_stored(&o->out_gradient), pixels);
             c.kernels = 2;
             break;
         }

@@ -185,6 +185,25 @@ static void test_mistakes() {
 #endif
 }
 
+static char watched[128];
+static void watch(const char *kernel, unsigned blocks, unsigned threads, size_t shared) {
+    snprintf(watched, sizeof watched, "%s %u %u %zu", kernel, blocks, threads, shared);
+}
+template <int N, typename T>
+static __global__ void writes_as(T *p) {
+    *p = N;
+}
+
+static void test_watch() {
+    float x = 0;
+    cuda_host_watch = watch;
+    LAUNCH((writes_as<3, float>), dim3(2, 1, 5), dim3(64), (size_t)32, stream, 0, &x);
+    cuda_host_watch = NULL;
+    check(x == 0 && strcmp(watched, "writes_as<3, float> 10 64 32") == 0, "a launch that is only watched");
+    LAUNCH((writes_as<3, float>), dim3(1), dim3(32), (size_t)0, stream, 0, &x);
+    check(x == 3, "and one that is not");
+}
+
 static void test_runtime() {
     int x = 0;
     void *p;
@@ -217,6 +236,7 @@ int main() {
     test_multiply();
     test_memory();
     test_mistakes();
+    test_watch();
     test_runtime();
     cudaStreamDestroy(stream);
     printf("%ld passed, %ld failed\n", passed, failed);
