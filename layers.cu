@@ -425,6 +425,21 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     return 1;
 }
 
+/* The same of the data gradients: the 1 x 1 convolution's is added to o's, and finishes it. */
+static const struct op_conv_data *second_data_of(const struct run *r, const struct op_conv_data *o) {
+    if (r->next >= r->p->n_ops || r->p->ops[r->next].kind != OP_CONV_DATA) return NULL;
+    const struct op_conv_data *l = &r->p->ops[r->next].conv_data;
+    const struct map *const to = &l->gradient;
+    const int suits = l->k == 1 && l->stride == 1 && l->add.at == o->gradient.at && to->at == o->gradient.at &&
+                      l->add.stride == to->stride && o->gradient.stride == to->stride && l->drop.threshold == 0 &&
+                      o->add.at == NULL && o->act == ACT_LINEAR && o->branch.at == NULL && o->bn == NULL &&
+                      l->out_gradient.h == to->h && l->out_gradient.w == to->w;
+    return suits && apart(to, &o->out_gradient, r->n) && apart(to, &l->out_gradient, r->n) &&
+                   apart(&l->branch, &o->out_gradient, r->n) && apart(&l->branch, &l->out_gradient, r->n)
+               ? l
+               : NULL;
+}
+
 template <typename T>
 static int window_data(struct run *r, const struct op_conv_data *o);
 template <>
@@ -439,10 +454,17 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     if (o->k == 1 || o->stride != 1 || to->h != o->out_gradient.h || to->w != o->out_gradient.w ||
         !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
+    const struct op_conv_data *const second = second_data_of(r, o), *const end = second != NULL ? second : o;
     window_add(r, &p, &o->out_gradient, o->weight, columns, stored_of(&o->out_gradient), o->k, o->k - 1 - o->pad);
-    p.end = ending_data<bf16>(r, o);
-    if (!launch_window(r, &p, columns, o->bn, 1)) return 0;
-    if (o->bn != NULL) sums_data(r, p.end.partials, blocks_of((size_t)r->n * (size_t)to->h * (size_t)to->w, BM), o);
+    p.end = ending_data<bf16>(r, end);
+    if (second != NULL) {
+        window_add(r, &p, &second->out_gradient, second->weight, columns, stored_of(&second->out_gradient), 1, 0);
+        p.turn_drop = o->drop;
+        p.end.add.at = NULL;
+    }
+    if (!launch_window(r, &p, columns, end->bn, 1)) return 0;
+    if (second != NULL) r->next++;
+    if (end->bn != NULL) sums_data(r, p.end.partials, blocks_of((size_t)r->n * (size_t)to->h * (size_t)to->w, BM), end);
     return 1;
 }
 

@@ -8,7 +8,8 @@
  * group through (tap, eight channels) without gaps. A warp has 64 rows, so that B is read half as often.
  *
  * A second source may follow the first: the 1 x 1 convolution of a residual unit, which is added to this one. Between
- * the two the first one's result is finished (bias, activation) and written where it stands, in registers. */
+ * the two the first one's result is finished where it stands, in registers: bias, activation and its own store forward,
+ * the dropout of what the unit's convolution read backward. */
 #ifndef LAYERS_WINDOW_CUH
 #define LAYERS_WINDOW_CUH
 
@@ -17,7 +18,7 @@ enum { WINDOW_ROWS = 256, WINDOW_WM = 64, GROUP_CHUNKS = 5 };
 template <int BN>
 struct window_tile {
     enum { SIDE = BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE };
-    /* By registers; forward has the bias, activation and store between two sources to keep in them as well. */
+    /* By registers; forward has more to do between two sources. */
     enum { BLOCKS_DATA = SIDE == 2 ? 1 : BN > 48 ? 2 : 3, BLOCKS_FORWARD = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
     enum { BK = 32, B_CHUNKS = BN / 8, BY_DEPTH_BYTES = BK * (B_CHUNKS + 1) * 16, BY_ROW_BYTES = BN * 64 };
     enum { STAGE = BY_DEPTH_BYTES > BY_ROW_BYTES ? (int)BY_DEPTH_BYTES : (int)BY_ROW_BYTES };
@@ -42,9 +43,11 @@ struct window_of {
     int sources, slabs;
     int images, h, w, log_w, log_h, per, tiles_x, tiles_y; /* a tile: 1 << log_w by 1 << log_h pixels of `per` images */
     int columns, tiles_n, buffer;                          /* buffer: bytes of a window */
-    view<bf16> turn; /* of the first source, where there are two: its result, bias and activation */
+    /* Of the first source, where there are two: its result, bias and activation; and the data gradient's dropout. */
+    view<bf16> turn;
     const float *turn_bias;
     int turn_act;
+    struct drop turn_drop;
     struct ending<bf16> end;
 };
 
@@ -78,6 +81,49 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                 const uint32_t got = shuffle_xor(odd ? left : right, 1);
                 if (at[half] != NULL && to < p.columns)
                     *(uint2 *)(at[half] + to) = odd ? make_uint2(got, right) : make_uint2(left, got);
+            }
+        }
+    }
+}
+
+/* a[i] of lane l % 4 = j becomes a[j] of lane i of the same four: a transposition. */
+static __device__ __forceinline__ void transpose4(uint32_t a[4]) {
+    const int lane = (int)threadIdx.x;
+#pragma unroll
+    for (int apart = 1; apart <= 2; apart *= 2) {
+        const int high = lane & apart;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i & apart) continue;
+            const uint32_t got = shuffle_xor(high ? a[i] : a[i + apart], apart);
+            a[i] = high ? got : a[i];
+            a[i + apart] = high ? a[i + apart] : got;
+        }
+    }
+}
+
+/* The data gradient's: dropout, as drop8 does it. Four lanes have two channels each of eight rows' eights; each draws
+ * the numbers of two rows, and they exchange them. place_of(row): the pixel, beyond the images too. */
+template <int BN, typename F>
+static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN>::WN / 8][4], int n0,
+                                                 const F &place_of) {
+    const int lane = (int)threadIdx.x % 32, mine = lane % 4;
+    const float scale = 65536.0f / (float)(65536 - p.turn_drop.threshold);
+#pragma unroll
+    for (int q = 0; q < WINDOW_WM / 32; q++) {
+        const size_t first = place_of(32 * q + 8 * mine + lane / 4) * (size_t)p.end.drop_stride +
+                             (size_t)(p.end.drop_first + n0);
+#pragma unroll
+        for (int j = 0; j < window_tile<BN>::WN / 8; j++) {
+            const uint32_t counter[4] = {(uint32_t)(first / 8) + (uint32_t)j, p.end.step->step, p.end.step->epoch, 0};
+            uint32_t words[4];
+            philox(p.turn_drop.key, counter, words);
+            transpose4(words);
+#pragma unroll
+            for (int i = 0; i < 4; i++) { /* row 32 q + 8 i + lane / 4 */
+                float *const v = sums[2 * q + i / 2][j] + i % 2 * 2;
+                v[0] = (words[i] & 0xffff) >= p.turn_drop.threshold ? v[0] * scale : 0.0f;
+                v[1] = words[i] >> 16 >= p.turn_drop.threshold ? v[1] * scale : 0.0f;
             }
         }
     }
@@ -178,15 +224,21 @@ static __global__ void __launch_bounds__((window_tile<BN>::WORKERS), (DATA ? (in
         const uint32_t by =
             group - s * p.from[0].groups + 1 < p.from[s].groups ? p.from[s].over_each : p.from[s].over_last;
         if (slab == 0 && (group == 0 || group == p.from[0].groups)) { /* a source begins */
-            if (!DATA && group > 0) {
-                turn<BN>(p, sums, n0 + warp / 4 * W::WN, [&](int row) {
+            if (group > 0) {
+                const auto place_of = [&](int row) {
                     const int m = warp % 4 * WINDOW_WM + row;
                     const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
-                    const int image = m >> (p.log_w + p.log_h);
-                    const size_t place =
-                        ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
-                    return image < images ? pixel(p.turn, place, 0) : (bf16 *)NULL;
-                });
+                    const int image = image0 + (m >> (p.log_w + p.log_h));
+                    return ((size_t)image * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
+                };
+                if (!DATA) {
+                    turn<BN>(p, sums, n0 + warp / 4 * W::WN, [&](int row) {
+                        const int image = (warp % 4 * WINDOW_WM + row) >> (p.log_w + p.log_h);
+                        return image < images ? pixel(p.turn, place_of(row), 0) : (bf16 *)NULL;
+                    });
+                } else if (p.turn_drop.threshold > 0) {
+                    turn_data<BN>(p, sums, n0 + warp / 4 * W::WN, place_of);
+                }
             }
 #pragma unroll
             for (int q = 0; q < WINDOW_WM / 16; q++) {

@@ -647,7 +647,7 @@ static void finish_branch(struct builder *b, struct node *n, enum activation *ac
     *y = b->nodes[n->add].value;
 }
 
-static void conv_backward(struct builder *b, const struct tape *t) {
+static void weight_backward(struct builder *b, const struct tape *t) {
     struct node *out = &b->nodes[t->out], *in = &b->nodes[t->in];
     const struct map x = t->dropped ? in->dropped : in->value;
     if (out->add >= 0) b->nodes[out->add].gradient = out->branch;
@@ -660,6 +660,11 @@ static void conv_backward(struct builder *b, const struct tape *t) {
     w->out_gradient = out->gradient;
     w->weight = t->weight;
     w->bias = t->bias;
+}
+
+static void data_backward(struct builder *b, const struct tape *t) {
+    struct node *out = &b->nodes[t->out], *in = &b->nodes[t->in];
+    const struct map x = t->dropped ? in->dropped : in->value;
     if (t->in == 0) return; /* the images need no gradient */
 
     const int first = in->gradient.at == NULL, last = --in->consumers == 0;
@@ -730,7 +735,14 @@ static void backward(struct builder *b) {
     for (int i = b->n_tape - 1; i >= 0 && !b->failed; i--) {
         const struct tape *t = &b->tape[i];
         if (t->kind == TAPE_CONV) {
-            conv_backward(b, t);
+            /* Of a residual unit's two, the data gradients one after the other: a device may make them as one. */
+            const struct tape *branch = b->nodes[t->out].add >= 0 ? &b->tape[--i] : NULL;
+            weight_backward(b, t);
+            if (branch != NULL) {
+                weight_backward(b, branch);
+                data_backward(b, branch);
+            }
+            data_backward(b, t);
         } else if (t->kind == TAPE_APPLY) {
             apply_backward(b, t);
         } else {
@@ -820,16 +832,26 @@ static void walk(struct builder *b) {
 
 static struct tensor_plan *map_tensor(struct plan *p, const struct map *m) { return &p->tensors[(uintptr_t)m->at - 1]; }
 
+/* Does an operation only add to what the one before it made? A device may then make both as one. */
+static int is_added(const struct op *before, const struct op *op) {
+    if (op->kind != before->kind) return 0;
+    if (op->kind == OP_CONV) return op->conv.add.at != NULL && op->conv.add.at == before->conv.out.at;
+    return op->kind == OP_CONV_DATA && op->conv_data.add.at != NULL &&
+           op->conv_data.add.at == before->conv_data.gradient.at;
+}
+
 /* Places tensors, the largest first, each at the lowest offset where no tensor that lives at the same time is in the
  * way. Returns the bytes needed. */
 static size_t plan_memory(struct plan *p, int batch, size_t element, int keep) {
     struct map *maps[8];
     for (int i = 0; i < p->program.n_ops; i++) {
-        for (int m = op_maps(&p->program.ops[i], maps) - 1; m >= 0; m--) {
+        struct op *const op = &p->program.ops[i];
+        const int last = i + 1 < p->program.n_ops && is_added(op, op + 1) ? i + 1 : i;
+        for (int m = op_maps(op, maps) - 1; m >= 0; m--) {
             if (maps[m]->at == NULL) continue;
             struct tensor_plan *t = map_tensor(p, maps[m]);
             if (i < t->first) t->first = i;
-            if (i > t->last) t->last = i;
+            if (last > t->last) t->last = last;
         }
     }
     int by_size[MAX_TENSORS], placed = 0;

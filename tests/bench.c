@@ -35,6 +35,7 @@ static const char *const kinds[] = {
 struct options {
     const char *device;
     int fp32, ops, probe, threads, batch; /* probe: only whether there is such a device */
+    enum making making;
 };
 
 /* ---- the ceilings of a GPU ---- */
@@ -126,7 +127,7 @@ static void print_cost(const char *kind, const char *what, const struct cost *c,
 }
 
 /* Every operation, then sums by kind: the median of several profiles, where there is a device. */
-static int operations(const struct witness *w, const struct ceilings *ceilings, struct error *e) {
+static int operations(const struct witness *w, enum making making, const struct ceilings *ceilings, struct error *e) {
     enum { PROFILES = 5 };
     const struct program *p = w->program;
     double *times = mem_zero((size_t)p->n_ops * (PROFILES + 1), sizeof *times), step = 0;
@@ -148,7 +149,7 @@ static int operations(const struct witness *w, const struct ceilings *ceilings, 
     struct cost by_kind[OP_PENALTY + 1] = {{0}}, total = {0};
     double floors[OP_PENALTY + 1] = {0}, taken[OP_PENALTY + 1] = {0}, floor = 0;
     for (int i = 0; i < p->n_ops; i++) {
-        const struct cost c = cost_of(p, i, w->n);
+        const struct cost c = cost_of(p, i, w->n, making);
         const enum op_kind k = p->ops[i].kind;
         const double f = seconds_of(&c, ceilings);
         if (c.maps > 0) print_cost(kinds[k], p->ops[i].layer, &c, f, seconds[i], step);
@@ -228,7 +229,8 @@ static int measure(const char *file, const struct options *o, struct device *rea
     const struct net_size size = net_get_size(net);
     const char *name = strrchr(file, '/') != NULL ? strrchr(file, '/') + 1 : file;
     double maps = 0;
-    for (int i = 0; i < witness.program->n_ops; i++) maps += cost_of(witness.program, i, config.batch_size).maps;
+    for (int i = 0; i < witness.program->n_ops; i++)
+        maps += cost_of(witness.program, i, config.batch_size, o->making).maps;
     if (real != NULL) {
         qsort(times, EPOCHS, sizeof *times, by_size);
         qsort(judging, EPOCHS, sizeof *judging, by_size);
@@ -245,7 +247,7 @@ static int measure(const char *file, const struct options *o, struct device *rea
         printf("\n%s: batch %d, %zu parameters, %.1f M multiply-adds\n", name, config.batch_size, size.parameters,
                size.multiply_adds / 1e6);
     }
-    if (o->ops || real == NULL) failed = operations(&witness, ceilings, e);
+    if (o->ops || real == NULL) failed = operations(&witness, o->making, ceilings, e);
 end:
     net_free(net);
     net_images_unload(&set, d);
@@ -256,13 +258,14 @@ end:
 
 static int usage(void) {
     fprintf(stderr,
-            "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] "
-            "CONFIG.json...\n");
+            "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--making taps|windows|pairs] "
+            "[--threads N] "
+            "[--batch N] CONFIG.json...\n");
     return 2;
 }
 
 int main(int argc, char **argv) {
-    const char *isa = NULL;
+    const char *isa = NULL, *making = NULL;
     struct options o = {.device = "cpu"};
     struct device *device = NULL;
     struct ceilings ceilings = h200;
@@ -277,6 +280,8 @@ int main(int argc, char **argv) {
             o.ops = 1;
         } else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
             o.device = argv[++i];
+        } else if (strcmp(argv[i], "--making") == 0 && i + 1 < argc) {
+            making = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             isa = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
@@ -288,6 +293,9 @@ int main(int argc, char **argv) {
         }
     }
     if (i == argc && !o.probe) return usage();
+    if (making == NULL) making = o.fp32 || strcmp(o.device, "cpu") == 0 ? "taps" : "pairs";
+    o.making = strcmp(making, "taps") == 0 ? BY_TAPS : strcmp(making, "windows") == 0 ? BY_WINDOWS : IN_PAIRS;
+    if (o.making == IN_PAIRS && strcmp(making, "pairs") != 0) return usage();
     if (strcmp(o.device, "cpu") == 0) {
         failed = device_cpu(&device, o.threads, isa, &e);
         ceilings = (struct ceilings){40e9, 400e9, 400e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */

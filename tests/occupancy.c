@@ -117,16 +117,18 @@ static int shapes_of(struct device *cuda, const struct program *p, int batch, st
     for (int i = 0; i < p->n_ops && !failed; i++) {
         const struct op *op = &p->ops[i];
         struct row r = {0};
+        const int more = i + 1 < p->n_ops;
         int n = 1;
         if (op->kind == OP_CONV) {
             const struct op_conv *o = &op->conv;
             const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
             r = (struct row){0, to->h, map_stored(&o->in), map_stored(to), o->k, o->stride, .joint = 0};
-            n += i + 1 < p->n_ops && op[1].kind == OP_CONV && o->out.at != NULL && op[1].conv.add.at == o->out.at;
+            n += more && op[1].kind == OP_CONV && o->out.at != NULL && op[1].conv.add.at == o->out.at;
         } else if (op->kind == OP_CONV_DATA) {
             const struct op_conv_data *o = &op->conv_data;
             r = (struct row){1,         o->gradient.h, map_stored(&o->gradient), map_stored(&o->out_gradient), o->k,
                              o->stride, .joint = 0};
+            n += more && op[1].kind == OP_CONV_DATA && op[1].conv_data.add.at == o->gradient.at;
         } else if (op->kind == OP_CONV_WEIGHT) {
             const struct op_conv_weight *o = &op->conv_weight;
             r = (struct row){2,    o->out_gradient.h, map_stored(&o->in), map_stored(&o->out_gradient),

@@ -3,7 +3,10 @@
  *
  * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
  * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
- * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles. */
+ * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles.
+ *
+ * How the products are made: by taps, every one of which fetches its operands (fp32, and whatever does not suit
+ * windows); by windows; and those of a residual unit in one kernel. The CUDA device does all of it in bf16. */
 #ifndef STEP_COST_H
 #define STEP_COST_H
 #include "../layers.h"
@@ -13,6 +16,8 @@
 struct ceilings {
     double memory, fetch, shared, flops, launch;
 };
+
+enum making { BY_TAPS, BY_WINDOWS, IN_PAIRS };
 
 struct cost {
     double maps, fetch, shared, macs, mma;
@@ -59,11 +64,8 @@ static void product_cost(struct cost *c, double rows, int columns, double deep) 
     c->mma += tiles * 128 * bn * up(deep, 32);
 }
 
-/* What window_weight does of the weight gradient of a layer of stride 1, as layers.cu decides it; 0 where it does not. */
+/* What window_weight does of a weight gradient, as layers.cu decides it; 0 where it does not. */
 static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, int n) {
-#ifdef NO_WINDOWS
-    return 0;
-#endif
     const struct map *g = &o->out_gradient;
     if (o->stride != 1 || g->h != o->in.h || g->w != o->in.w || g->h % 8 != 0 || g->w % 8 != 0) return 0;
     const int bn = tile_columns(map_stored(g)), taps = o->k * o->k, eights = map_stored(&o->in) / 8 * taps;
@@ -90,9 +92,6 @@ struct window {
     int log_w, log_h, per, columns; /* of a tile */
 };
 static int window_of(struct window *w, int k, int stride, const struct map *to, int columns, int n) {
-#ifdef NO_WINDOWS
-    return 0;
-#endif
     if (k == 1 || stride != 1 || to->h % 8 != 0 || to->w % 8 != 0) return 0;
     w->log_w = to->w % 16 == 0 ? 4 : 3;
     w->log_h = to->h % 16 == 0 ? 4 : 3;
@@ -124,18 +123,24 @@ static void window_cost(struct cost *c, const struct window *w, int k, int store
     c->mma += w->tiles * 256 * w->columns * slabs * 32;
 }
 
-/* Is `l` the 1x1 convolution that the result of the one before is added to, so that one kernel makes both? */
-static int is_second(const struct op *before, const struct op *l, int n) {
-    const struct op_conv *o = &before->conv, *s = &l->conv;
-    struct window w;
-    return before->kind == OP_CONV && l->kind == OP_CONV && s->k == 1 && s->stride == 1 && s->act == ACT_LINEAR &&
-           o->out.at != NULL && s->add.at == o->out.at && o->dropped.at == NULL && o->add.at == NULL && o->bn == NULL &&
-           window_of(&w, o->k, o->stride, &o->out, map_stored(&o->out), n);
+/* Are the two made by one kernel: a residual unit's convolution, whose tiles are *w, and the 1x1 one that is added? */
+static int is_pair(struct window *w, const struct op *first, const struct op *second, int n) {
+    if (first->kind == OP_CONV && second->kind == OP_CONV) {
+        const struct op_conv *o = &first->conv, *l = &second->conv;
+        return l->k == 1 && l->stride == 1 && l->act == ACT_LINEAR && o->out.at != NULL && l->add.at == o->out.at &&
+               o->dropped.at == NULL && o->add.at == NULL && o->bn == NULL &&
+               window_of(w, o->k, o->stride, &o->out, map_stored(&o->out), n);
+    }
+    if (first->kind == OP_CONV_DATA && second->kind == OP_CONV_DATA) {
+        const struct op_conv_data *o = &first->conv_data, *l = &second->conv_data;
+        return l->k == 1 && l->stride == 1 && l->add.at == o->gradient.at && o->add.at == NULL &&
+               o->act == ACT_LINEAR && o->bn == NULL &&
+               window_of(w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n);
+    }
+    return 0;
 }
 
-/* Of the i-th operation. */
-static struct cost cost_of(const struct program *program, int i, int n) {
-    const struct op *op = &program->ops[i];
+static struct cost cost_alone(const struct program *program, const struct op *op, int n, enum making making) {
     const struct parameters *p = program->parameters;
     struct cost c = {.kernels = 1};
     struct window w;
@@ -151,12 +156,7 @@ static struct cost cost_of(const struct program *program, int i, int n) {
                      taps * map_stored(&o->in) * map_stored(to) * 2;
             c.macs = (double)n * to->h * to->w * taps * real_of(&o->in) * real_of(to);
             c.kernels = o->bn != NULL ? 2 : 1;
-            if (i > 0 && is_second(op - 1, op, n)) { /* its kernel is the one before's, whose result stays there */
-                window_of(&w, op[-1].conv.k, 1, to, map_stored(to), n);
-                window_cost(&c, &w, 1, map_stored(&o->in));
-                c.maps -= bytes_of(&o->add, n);
-                c.kernels--;
-            } else if (window_of(&w, o->k, o->stride, to, map_stored(to), n)) {
+            if (making != BY_TAPS && window_of(&w, o->k, o->stride, to, map_stored(to), n)) {
                 window_cost(&c, &w, o->k, map_stored(&o->in));
             } else {
                 product_cost(&c, (double)n * to->h * to->w, map_stored(to), taps * map_stored(&o->in));
@@ -171,13 +171,13 @@ static struct cost cost_of(const struct program *program, int i, int n) {
                      taps * map_stored(&o->gradient) * map_stored(&o->out_gradient) * 2;
             c.macs = (double)n * o->out_gradient.h * o->out_gradient.w * taps * real_of(&o->gradient) *
                      real_of(&o->out_gradient);
-            if (window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n)) {
+            c.kernels = o->bn != NULL ? 2 : 1;
+            if (making != BY_TAPS && window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n)) {
                 window_cost(&c, &w, o->k, map_stored(&o->out_gradient));
             } else {
                 product_cost(&c, (double)n * o->gradient.h * o->gradient.w, map_stored(&o->gradient),
                              taps * map_stored(&o->out_gradient) / (o->stride * o->stride));
             }
-            c.kernels = o->bn != NULL ? 2 : 1;
             break;
         }
         case OP_CONV_WEIGHT: {
@@ -186,7 +186,8 @@ static struct cost cost_of(const struct program *program, int i, int n) {
             const double pixels = (double)n * o->out_gradient.h * o->out_gradient.w;
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->out_gradient, n) + rows * map_stored(&o->out_gradient) * 4;
             c.macs = pixels * o->k * o->k * real_of(&o->in) * real_of(&o->out_gradient);
-            if (!window_weight_cost(&c, o, n)) product_cost(&c, rows, map_stored(&o->out_gradient), pixels);
+            if (making == BY_TAPS || !window_weight_cost(&c, o, n))
+                product_cost(&c, rows, map_stored(&o->out_gradient), pixels);
             c.kernels = 2;
             break;
         }
@@ -213,6 +214,25 @@ static struct cost cost_of(const struct program *program, int i, int n) {
         case OP_BN_GRADIENT:
         case OP_PENALTY:
         case OP_NEXT: c.kernels = 0; break; /* ride along */
+    }
+    return c;
+}
+
+/* Of the i-th operation; the first of two in one kernel has the cost of both. */
+static struct cost cost_of(const struct program *program, int i, int n, enum making making) {
+    const struct op *const op = &program->ops[i];
+    struct window w;
+    if (making == IN_PAIRS && i > 0 && is_pair(&w, op - 1, op, n)) return (struct cost){0};
+    struct cost c = cost_alone(program, op, n, making);
+    if (making == IN_PAIRS && i + 1 < program->n_ops && is_pair(&w, op, op + 1, n)) {
+        const struct cost second = cost_alone(program, op + 1, n, making);
+        const int back = op->kind == OP_CONV_DATA;
+        const struct map *const in = back ? &op[1].conv_data.out_gradient : &op[1].conv.in;
+        /* The sum so far stays in registers; forward it is stored besides, for the way back. */
+        c.maps += second.maps - bytes_of(back ? &op->conv_data.gradient : &op->conv.out, n) * (back ? 2 : 1);
+        c.macs += second.macs;
+        c.kernels = second.kernels;
+        window_cost(&c, &w, 1, map_stored(in));
     }
     return c;
 }

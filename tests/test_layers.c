@@ -472,7 +472,8 @@ enum {
     NO_BIAS = 64,
     Y_SCALE = 128,
     BRANCH = 256,
-    DROP = 512
+    DROP = 512,
+    UNIT = 1024, /* a 1x1 convolution's data gradient follows, and is added: a device may make the two as one */
 };
 
 static void about(char *text, size_t n, const char *what, const struct shape *s, enum activation act, int options) {
@@ -537,16 +538,18 @@ static void case_conv(struct shape h, enum activation act, int options) {
 static void case_conv_data(struct shape h, enum activation act, int options) {
     struct scene s;
     char text[120];
-    about(text, sizeof text, "conv_data", &h, act, options);
+    about(text, sizeof text, options & UNIT ? "unit_data" : "conv_data", &h, act, options);
     scene_open(&s, text);
     const struct taps t = taps_of(&h);
     const int in = stored_of(h.parts, h.in), out = stored_of(1, h.out), slice = options & SLICE;
-    const long weights = (long)h.k * h.k * in * out;
-    parameters_new(&s, weights, 0);
+    const struct shape one = {1, 1, h.n, h.h, h.w, h.parts, h.in, h.out / 2 + 1};
+    const long weights = (long)h.k * h.k * in * out, weights2 = (long)in * stored_of(1, one.out);
+    parameters_new(&s, weights + weights2, 0);
     fill_kernel(s.parameters.value, &h);
-    struct op op = {.kind = OP_CONV_DATA, .layer = "test"};
-    struct op_conv_data *o = &op.conv_data;
-    *o = (struct op_conv_data){.k = t.k, .stride = t.stride, .pad = t.pad, .act = act, .y_scale = 1};
+    fill_kernel(s.parameters.value + weights, &one);
+    struct op ops[2] = {{.kind = OP_CONV_DATA, .layer = "test"}, {.kind = OP_CONV_DATA, .layer = "test"}};
+    struct op_conv_data *o = &ops[0].conv_data;
+    *o = (struct op_conv_data){.k = t.k, .stride = t.stride, .pad = t.pad, .y_scale = 1};
     if (options & DROP) o->drop = some_drop;
     o->out_gradient = input(&s, h.n, out_size(h.h, h.stride), out_size(h.w, h.stride), 1, h.out, slice, NORMAL);
     o->gradient = map_new(&s, h.n, h.h, h.w, h.parts, h.in, slice ? 8 : 0, slice ? 16 : 0);
@@ -554,13 +557,28 @@ static void case_conv_data(struct shape h, enum activation act, int options) {
     struct tensor v = tensor_new(&s, h.n, h.h, h.w, in);
     ref_conv_data(t, &g, widened(&s, s.parameters.value, weights), &v);
     ref_dropout(&o->drop, &o->gradient, &s.step, &v);
+    if (options & UNIT) {
+        const struct map gradient = o->gradient;
+        o = &ops[1].conv_data;
+        *o = (struct op_conv_data){
+            .k = 1, .stride = 1, .add = gradient, .gradient = gradient, .y_scale = 1, .weight = (size_t)weights};
+        o->out_gradient = input(&s, h.n, h.h, h.w, 1, one.out, 0, NORMAL);
+        const struct tensor g2 = tensor_of(&s, &o->out_gradient, h.n);
+        struct tensor v2 = tensor_like(&s, &v);
+        ref_conv_data(taps_of(&one), &g2, widened(&s, s.parameters.value + weights, weights2), &v2);
+        for (long i = 0; i < count(&v); i++) { /* v is rounded when it is stored, and again as part of the sum */
+            v.at.v[i] += v2.at.v[i];
+            v.at.m[i] += v.at.m[i] + v2.at.m[i];
+        }
+    }
+    o->act = act;
     if (options & ALIAS) {
         map_fill(&o->gradient, h.n, NORMAL);
         o->add = o->gradient;
     } else if (options & ADD) {
         o->add = input(&s, h.n, h.h, h.w, h.parts, h.in, slice, NORMAL);
     }
-    if (o->add.at != NULL) {
+    if (options & (ADD | ALIAS)) {
         const struct tensor add = tensor_of(&s, &o->add, h.n);
         for (long i = 0; i < count(&v); i++) add_to(&v.at, i, add.at.v[i]);
     }
@@ -596,7 +614,7 @@ static void case_conv_data(struct shape h, enum activation act, int options) {
         ref_slope(o->branch_act, &y, 1, &b);
         watch_map(&s, "branch", &o->branch, h.n, &b);
     }
-    play(&s, &op, 1, h.n);
+    play(&s, ops, options & UNIT ? 2 : 1, h.n);
     scene_close(&s);
 }
 
@@ -704,6 +722,8 @@ static void test_windows(void) {
         case_conv_weight(h, i % 2 ? NO_BIAS | SLICE : 0);
         case_unit(h, i % 4 == 3 ? 48 : h.out, (enum activation)((i + 2) % 3),
                   (i % 2 ? DROPPED : STATISTICS) | (i % 3 ? 0 : SLICE));
+        case_conv_data(h, (enum activation)(i % 3),
+                       UNIT | (i % 4 ? DROP : 0) | (i % 2 ? STATISTICS | BRANCH : Y_SCALE) | (i % 3 ? 0 : SLICE));
     }
 }
 
