@@ -1,5 +1,5 @@
-/* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh and, for most
- * convolutions, layers_window.cuh; cuBLAS for the dense layers and nothing else.
+/* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh and, for
+ * most convolutions, layers_window.cuh; cuBLAS for the dense layers and nothing else.
  *
  * A program (a step) is captured into a CUDA graph for each batch size when it comes the second time, and from then on
  * launched whole. What an operation needs besides its maps is one block of scratch, sized before by a dry run of the
@@ -131,18 +131,16 @@ static const struct op *taken_along(struct run *r, enum op_kind kind, const stru
     return op;
 }
 
-enum { BN_SHARED = THREADS * sizeof(double) };
-
 static void go_statistics(struct run *r, const float *partials, int blocks, int each, int rows, const struct bn *bn,
                           int then) {
-    GO(r, bn_statistics, dim3((unsigned)bn->channels / 8), BN_SHARED, partials, blocks, each, rows,
-       normal_of(r, bn, (float)rows), then);
+    GO_WITH(r, bn_statistics, dim3((unsigned)bn->channels / 8), BN_THREADS, BN_SHARED, partials, blocks, each, rows,
+            normal_of(r, bn, (float)rows), then);
 }
 
 /* Sums of the gradient of an h x w map, and OP_BN_GRADIENT where it follows at once. */
 static void go_sums(struct run *r, const float *partials, int blocks, int h, int w, const struct bn *bn, int then) {
-    GO(r, bn_sums, dim3((unsigned)bn->channels / 8), BN_SHARED, partials, blocks,
-       normal_of(r, bn, (float)r->n * (float)h * (float)w), then);
+    GO_WITH(r, bn_sums, dim3((unsigned)bn->channels / 8), BN_THREADS, BN_SHARED, partials, blocks,
+            normal_of(r, bn, (float)r->n * (float)h * (float)w), then);
 }
 
 /* ---- products ---- */
@@ -614,8 +612,8 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     struct window_weight_of window;
     const int parts = window_weights<T>(r, o, &window);
     if (parts > 0) {
-        GO(r, weight_reduce, dim3((unsigned)blocks_of(size, 4 * THREADS)), 0, (const float *)window.partials, parts,
-           size, weights, p.columns, weight, bias);
+        GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED,
+           (const float *)window.partials, parts, size, weights, p.columns, weight, bias);
         return;
     }
     p.source_h = o->in.h, p.source_w = o->in.w;
@@ -635,8 +633,8 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     splits = blocks_of((size_t)p.pixels, (size_t)p.each);
     p.partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
     go_weights(r, p, bn, tiles, splits);
-    GO(r, weight_reduce, dim3((unsigned)blocks_of(size, 4 * THREADS)), 0, (const float *)p.partials, splits, size,
-       weights, p.columns, weight, bias);
+    GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED, (const float *)p.partials, splits,
+       size, weights, p.columns, weight, bias);
 }
 
 /* ---- passes over a map ---- */
@@ -659,7 +657,7 @@ static void apply_forward(struct run *r, const struct op_apply *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     apply_of<T> p;
     memset(&p, 0, sizeof p);
-    p.sheet = sheet_of(stored_of(&o->in), o->pool == POOL_NONE ? 4 : 1);
+    p.sheet = sheet_of(stored_of(&o->in), o->pool == POOL_NONE ? PASS_AHEAD : 1);
     p.in = view_of<T>(&o->in);
     p.out = view_of<T>(&o->out);
     p.dropped = view_of<T>(&o->dropped);
@@ -707,7 +705,7 @@ static void sums_back(struct run *r, const struct op_sums *o) {
 
 template <typename T>
 static void apply_back(struct run *r, const struct op_apply_gradient *o) {
-    back_of<T> p = back<T>(r, &o->x, &o->out_gradient, o->bn, o->pool, o->pad, o->pool == POOL_NONE ? 4 : 1);
+    back_of<T> p = back<T>(r, &o->x, &o->out_gradient, o->bn, o->pool, o->pad, o->pool == POOL_NONE ? PASS_AHEAD : 1);
     p.gradient = view_of<T>(&o->gradient);
     p.branch = view_of<T>(&o->branch);
     p.branch_y = view_of<T>(&o->branch_y);

@@ -129,20 +129,40 @@ static __device__ __forceinline__ float bits_float(uint32_t bits) {
 #endif
 }
 
-/* Eight channels, 16-byte aligned. store8 leaves in v what a later load8 will give. */
-static __device__ __forceinline__ void load8(const float *p, float v[8]) {
-    const float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+/* Eight channels, 16-byte aligned, as they are stored: to be fetched early without taking the registers of floats. */
+template <typename T>
+struct eight;
+template <>
+struct eight<float> {
+    float4 a, b;
+};
+template <>
+struct eight<bf16> {
+    uint4 a;
+};
+static __device__ __forceinline__ void fetch8(const float *p, eight<float> *e) {
+    e->a = ((const float4 *)p)[0], e->b = ((const float4 *)p)[1];
 }
-static __device__ __forceinline__ void load8(const bf16 *p, float v[8]) {
-    const uint4 u = *(const uint4 *)p;
-    const uint32_t w[4] = {u.x, u.y, u.z, u.w};
+static __device__ __forceinline__ void fetch8(const bf16 *p, eight<bf16> *e) { e->a = *(const uint4 *)p; }
+static __device__ __forceinline__ void widen8(const eight<float> &e, float v[8]) {
+    v[0] = e.a.x, v[1] = e.a.y, v[2] = e.a.z, v[3] = e.a.w;
+    v[4] = e.b.x, v[5] = e.b.y, v[6] = e.b.z, v[7] = e.b.w;
+}
+static __device__ __forceinline__ void widen8(const eight<bf16> &e, float v[8]) {
+    const uint32_t w[4] = {e.a.x, e.a.y, e.a.z, e.a.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         v[2 * i] = bits_float(w[i] << 16);
         v[2 * i + 1] = bits_float(w[i] & 0xffff0000u);
     }
+}
+
+/* And as floats. store8 leaves in v what a later load8 will give. */
+template <typename T>
+static __device__ __forceinline__ void load8(const T *p, float v[8]) {
+    eight<T> e;
+    fetch8(p, &e);
+    widen8(e, v);
 }
 static __device__ __forceinline__ void store8(float *p, float v[8]) {
     ((float4 *)p)[0] = make_float4(v[0], v[1], v[2], v[3]);
@@ -290,24 +310,40 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
     }
 }
 
+/* What finishing a data gradient reads besides, of eight channels of a pixel. It is fetched before anything is stored,
+ * for several pixels at once: behind a store a load would have to wait (the maps might be the same), and then for long.
+ */
+template <typename T>
+struct beside {
+    eight<T> add, y, bn_x, branch_y;
+};
+template <typename T>
+static __device__ __forceinline__ void fetch_beside(const ending<T> &o, size_t p, int c, beside<T> *with) {
+    if (o.add.at != NULL) fetch8(pixel(o.add, p, c), &with->add);
+    if (o.act != ACT_LINEAR) fetch8(pixel(o.y, p, c), &with->y);
+    if (o.partials != NULL) fetch8(pixel(o.bn_x, p, c), &with->bn_x);
+    if (o.branch_act != ACT_LINEAR) fetch8(pixel(o.branch_y, p, c), &with->branch_y);
+}
+
 /* xg: v * (bn_x - mean), where a normalisation wants the sums. */
 template <typename T>
-static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, float v[8], float xg[8]) {
+static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const beside<T> &with,
+                                                   float v[8], float xg[8]) {
     float other[8];
     if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), v);
     if (o.add.at != NULL) {
-        load8(pixel(o.add, p, c), other);
+        widen8(with.add, other);
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] += other[i];
     }
     if (o.act != ACT_LINEAR) {
-        load8(pixel(o.y, p, c), other);
+        widen8(with.y, other);
         activate_back8(o.act, v, other, o.y_scale);
     }
     store8(pixel(o.out, p, c), v);
     if (o.partials != NULL) {
         float mean[8];
-        load8(pixel(o.bn_x, p, c), other);
+        widen8(with.bn_x, other);
         load8(o.mean + c, mean);
 #pragma unroll
         for (int i = 0; i < 8; i++) xg[i] = v[i] * (other[i] - mean[i]);
@@ -317,7 +353,7 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
 #pragma unroll
         for (int i = 0; i < 8; i++) b[i] = v[i];
         if (o.branch_act != ACT_LINEAR) {
-            load8(pixel(o.branch_y, p, c), other);
+            widen8(with.branch_y, other);
             activate_back8(o.branch_act, b, other, 1);
         }
         store8(pixel(o.branch, p, c), b);
@@ -483,29 +519,41 @@ static __device__ __forceinline__ void sum_columns(const float sum[8], float *pa
 
 /* The way out for BM rows of a result that lie in shared memory as floats, LD = BN + 8 apart: a thread has eight
  * channels of a pixel at a time. n: how many of the rows there are; pixel_of(row): where one belongs; block: which of
- * the partial statistics or sums are this tile's. Behind the rows: LINES * BN floats and BN more. */
-template <typename T, int BN, int WORKERS, int DATA, typename F>
-static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, int n, int n0, int columns,
-                                                   size_t block, const F &pixel_of) {
+ * the partial statistics or sums are this tile's; partial: LINES * BN floats and BN more. AHEAD:
+ * pixels whose other maps are fetched together. */
+template <typename T, int BN, int WORKERS, int DATA, int AHEAD, typename F>
+static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, float *partial, int n, int n0,
+                                                   int columns, size_t block, const F &pixel_of) {
     enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = BN + 8 };
     const int t = (int)threadIdx.x, column = t % GROUPS * 8, inside = n0 + column < columns && t < GROUPS * LINES;
     float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
-    for (int row = t / GROUPS; row < n; row += LINES) {
+    for (int row = t / GROUPS; row < n; row += AHEAD * LINES) {
         if (!inside) continue;
-        float v[8], xg[8] = {};
-        load8(out + row * LD + column, v);
+        beside<T> with[AHEAD];
         if (DATA) {
-            finish_data(end, pixel_of(row), n0 + column, v, xg);
-        } else {
-            finish_forward(end, pixel_of(row), n0 + column, v);
-            store8(out + row * LD + column, v);
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                if (row + k * LINES < n) fetch_beside(end, pixel_of(row + k * LINES), n0 + column, &with[k]);
+            }
         }
 #pragma unroll
-        for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
+        for (int k = 0; k < AHEAD; k++) {
+            const int at = row + k * LINES;
+            if (at >= n) break;
+            float v[8], xg[8] = {};
+            load8(out + at * LD + column, v);
+            if (DATA) {
+                finish_data(end, pixel_of(at), n0 + column, with[k], v, xg);
+            } else {
+                finish_forward(end, pixel_of(at), n0 + column, v);
+                store8(out + at * LD + column, v);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
+        }
     }
     if (end.partials == NULL) return;
-    float *const partial = out + BM * LD, *const total = partial + LINES * BN;
-    float *const to = end.partials + block * 2 * (size_t)columns + n0;
+    float *const total = partial + LINES * BN, *const to = end.partials + block * 2 * (size_t)columns + n0;
     sum_columns<BN, LINES>(first, partial, total);
     if (t < BN && n0 + t < columns) to[t] = total[t];
     if (!DATA) { /* of the squares about these rows' own mean */
@@ -646,8 +694,9 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                (size_t)(x * apart + base_x);
     };
     const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
-    finish_tile<T, BN, W::WORKERS, DATA>(p.end, out, n, n0, p.columns,
-                                         (size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
+    finish_tile < T, BN, W::WORKERS, DATA,
+        DATA &&BN<128 ? 2 : 1>(p.end, out, out + BM * W::LD, n, n0, p.columns,
+                               (size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
 }
 
 /* ============================================== the weight gradient =============================================== */
@@ -771,17 +820,35 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
 
 #include "layers_window.cuh"
 
-/* weight[i] = sum over blocks of partials; the row behind them is the bias's. */
-static __global__ void __launch_bounds__(THREADS)
+/* weight[i] = sum over blocks of partials; the row behind them is the bias's. A block has 128 results: each of its
+ * warps adds up every eighth partial, with eight of those under way: no thread waits for hundreds one after the other.
+ * (Asked for two blocks a multiprocessor, the compiler takes the registers for that.) */
+enum { REDUCE_SLICES = THREADS / 32, REDUCE_EACH = 4 * 32, REDUCE_SHARED = THREADS * sizeof(float4), REDUCE_AHEAD = 8 };
+static __global__ void __launch_bounds__(THREADS, 2)
     weight_reduce(const float *partials, int blocks, size_t size, size_t weights, int columns, float *weight,
                   float *bias) {
     after_previous();
-    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-    if (i >= weights + (size_t)(bias != NULL ? columns : 0)) return;
+    float4 *const shared = (float4 *)shared_memory(); /* [slices][32] */
+    const int t = (int)threadIdx.x;
+    const size_t i = (size_t)blockIdx.x * REDUCE_EACH + (size_t)(t % 32 * 4);
+    const int inside = i < weights + (size_t)(bias != NULL ? columns : 0);
     float4 s = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int b = 0; b < blocks; b++) {
-        const float4 v = *(const float4 *)(partials + (size_t)b * size + i);
+    for (int b = t / 32; b < blocks && inside; b += REDUCE_AHEAD * REDUCE_SLICES) {
+        float4 v[REDUCE_AHEAD];
+#pragma unroll
+        for (int k = 0; k < REDUCE_AHEAD; k++) {
+            const int from = b + k * REDUCE_SLICES;
+            v[k] = from < blocks ? *(const float4 *)(partials + (size_t)from * size + i) : make_float4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int k = 0; k < REDUCE_AHEAD; k++) s.x += v[k].x, s.y += v[k].y, s.z += v[k].z, s.w += v[k].w;
+    }
+    shared[t] = s;
+    barrier();
+    if (t >= 32 || !inside) return;
+#pragma unroll
+    for (int k = 1; k < REDUCE_SLICES; k++) {
+        const float4 v = shared[k * 32 + t];
         s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
     }
     *(float4 *)(i < weights ? weight + i : bias + (i - weights)) = s;
@@ -816,7 +883,9 @@ static __global__ void __launch_bounds__(THREADS)
     float v[8], xg[8];
     load8(result + row * (size_t)columns + c, v);
     if (DATA) {
-        finish_data(end, row, c, v, xg);
+        beside<T> with;
+        fetch_beside(end, row, c, &with);
+        finish_data(end, row, c, with, v, xg);
     } else {
         finish_forward(end, row, c, v);
     }
@@ -882,34 +951,62 @@ static __device__ void bn_gradient(const normal &bn, int c) {
     bn.c[c] = by_x * r * bn.mean[c] - a * s0 / bn.count;
 }
 
-/* Eight channels to a block: thread t has channel t % 8 and every 32nd block's partial sums. */
+/* Eight channels to a block: thread t has channel t % 8 and every BN_LINES-th block's partial sums. So many threads
+ * because there are few blocks, and each would wait for one sum after the other. */
+enum { BN_THREADS = 1024, BN_LINES = BN_THREADS / 8, BN_SHARED = BN_THREADS / 4 * sizeof(double) };
+
 static __device__ double sum_lanes(double v, double *shared) {
-    double s = 0;
+    const int t = (int)threadIdx.x;
+    v += shuffle_xor(v, 8);
+    v += shuffle_xor(v, 16);
     barrier();
-    shared[threadIdx.x] = v;
+    if (t % 32 < 8) shared[t / 32 * 8 + t % 32] = v;
     barrier();
-    for (int i = (int)threadIdx.x % 8; i < THREADS; i += 8) s += shared[i];
-    return s;
+    v = 0;
+#pragma unroll
+    for (int i = 0; i < BN_LINES / 16; i++) v += shared[i * 32 + t % 32]; /* every warp the same */
+    v += shuffle_xor(v, 8);
+    return v + shuffle_xor(v, 16);
+}
+
+/* Eight of a thread's sums, of the block b on: zeros past the last. All under way at once. */
+static __device__ __forceinline__ void load_lines(const float *from, size_t next, int b, int blocks, float v[8]) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = b + k * BN_LINES < blocks ? from[(size_t)(b + k * BN_LINES) * next] : 0.0f;
 }
 
 enum { BN_ONLY_SUMS, BN_TRAINING, BN_JUDGING, BN_BACK };
 
 /* Mean and variance from the partials of blocks of `each` rows (Chan, Golub, LeVeque 1979), then OP_BN.
  * partials NULL: they are there already. */
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(BN_THREADS)
     bn_statistics(const float *partials, int blocks, int each, int rows, normal bn, int then) {
     after_previous();
     double *const shared = (double *)shared_memory();
-    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
+    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8, first = (int)threadIdx.x / 8;
     if (partials != NULL) {
-        const float *const sum = partials + c, *const squares = sum + bn.channels;
+        const float *const sum = partials + c;
         const size_t next = 2 * (size_t)bn.channels;
+        const int last = rows - (blocks - 1) * each; /* rows of the last block */
+        const double by_each = 1.0 / each, by_last = 1.0 / last;
         double total = 0, around = 0;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) total += (double)sum[b * next];
+        float v[8], squares[8];
+        for (int b = first; b < blocks; b += 8 * BN_LINES) {
+            load_lines(sum, next, b, blocks, v);
+#pragma unroll
+            for (int k = 0; k < 8; k++) total += (double)v[k];
+        }
         const double mean = sum_lanes(total, shared) / rows;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) {
-            const double n = rows - b * each < each ? rows - b * each : each, d = (double)sum[b * next] / n - mean;
-            around += (double)squares[b * next] + n * d * d;
+        for (int b = first; b < blocks; b += 8 * BN_LINES) {
+            load_lines(sum, next, b, blocks, v);
+            load_lines(sum + bn.channels, next, b, blocks, squares);
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const int at = b + k * BN_LINES, full = at < blocks - 1;
+                const double n = at < blocks ? full ? each : last : 0,
+                             d = (double)v[k] * (full ? by_each : by_last) - mean;
+                around += (double)squares[k] + n * d * d;
+            }
         }
         around = sum_lanes(around, shared);
         if (threadIdx.x < 8) {
@@ -921,17 +1018,19 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* sum_g and sum_gx from partials, then OP_BN_GRADIENT. */
-static __global__ void __launch_bounds__(THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
+static __global__ void __launch_bounds__(BN_THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
     after_previous();
     double *const shared = (double *)shared_memory();
     const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
     if (partials != NULL) {
-        const float *const g = partials + c, *const gx = g + bn.channels;
         const size_t next = 2 * (size_t)bn.channels;
         double sum_g = 0, sum_gx = 0;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += THREADS / 8) {
-            sum_g += (double)g[b * next];
-            sum_gx += (double)gx[b * next];
+        for (int b = (int)threadIdx.x / 8; b < blocks; b += 8 * BN_LINES) {
+            float g[8], gx[8];
+            load_lines(partials + c, next, b, blocks, g);
+            load_lines(partials + c + bn.channels, next, b, blocks, gx);
+#pragma unroll
+            for (int k = 0; k < 8; k++) sum_g += (double)g[k], sum_gx += (double)gx[k];
         }
         sum_g = sum_lanes(sum_g, shared);
         sum_gx = sum_lanes(sum_gx, shared);
@@ -949,6 +1048,7 @@ static __global__ void __launch_bounds__(THREADS) bn_sums(const float *partials,
 struct sheet {
     int width, lines, repeat, groups;
 };
+enum { PASS_AHEAD = 4 }; /* repeat of the passes that do not pool */
 
 static struct sheet sheet_of(int channels, int repeat) {
     struct sheet s;
@@ -990,24 +1090,42 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
         load8(p.scale + c, scale);
         load8(p.shift + c, shift);
     }
-    for (int i = 0; i < p.sheet.repeat; i++) {
-        const int to = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + t / p.sheet.width;
+    /* Without a pool, the pixels that a thread has are fetched before the first is stored (see struct beside). */
+    enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
+    const int first = (int)blockIdx.x * AHEAD * p.sheet.lines + t / p.sheet.width;
+    eight<T> in[AHEAD];
+    if (POOL == POOL_NONE) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int to = first + i * p.sheet.lines;
+            if (to < p.pixels) fetch8(pixel(p.in, (size_t)to, c), &in[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        const int to = first + i * p.sheet.lines;
         if (to >= p.pixels) return;
         float v[8];
         if (POOL == POOL_NONE) {
-            load8(pixel(p.in, (size_t)to, c), v);
+            widen8(in[i], v);
             if (p.scale != NULL) normalise8(scale, shift, v);
         } else {
             enum { K = POOL == POOL_MAX3 ? 3 : 2 };
             const int x0 = to % p.out_w * 2 - p.pad, y0 = to / p.out_w % p.out_h * 2 - p.pad;
             const size_t image = (size_t)(to / (p.out_w * p.out_h)) * (size_t)p.h;
-            int begin = 1;
+            eight<T> window[K * K];
+            int inside[K * K], begin = 1;
 #pragma unroll
             for (int k = 0; k < K * K; k++) {
                 const int y = y0 + k / K, x = x0 + k % K;
-                if ((unsigned)y >= (unsigned)p.h || (unsigned)x >= (unsigned)p.w) continue;
+                inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+                if (inside[k]) fetch8(pixel(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c), &window[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < K * K; k++) {
+                if (!inside[k]) continue;
                 float u[8];
-                load8(pixel(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c), u);
+                widen8(window[k], u);
                 if (p.scale != NULL) normalise8(scale, shift, u);
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
@@ -1092,20 +1210,30 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
         for (int oy = (cy + p.pad - 1) / 2; oy <= (cy + p.pad) / 2 && oy < p.g_h; oy++) {
             for (int ox = (cx + p.pad - 1) / 2; ox <= (cx + p.pad) / 2 && ox < p.g_w; ox++) {
                 float g[8], best[8];
-                int here[8] = {}, begin = 1; /* here: the largest so far is this cell's pixel */
+                eight<T> window[9];
+                int inside[9], here[8] = {}, begin = 1; /* here: the largest so far is this cell's pixel */
+#pragma unroll
                 for (int k = 0; k < 9; k++) {
                     const int y = 2 * oy - p.pad + k / 3, x = 2 * ox - p.pad + k % 3;
-                    if ((unsigned)y >= (unsigned)p.h || (unsigned)x >= (unsigned)p.w) continue;
+                    inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+                    if (inside[k])
+                        fetch8(pixel(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c),
+                               &window[k]);
+                }
+                load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c), g);
+#pragma unroll
+                for (int k = 0; k < 9; k++) {
+                    if (!inside[k]) continue;
+                    const int mine = 2 * oy - p.pad + k / 3 == cy && 2 * ox - p.pad + k % 3 == cx;
                     float v[8];
-                    load8(pixel(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c), v);
+                    widen8(window[k], v);
                     if (normalised) normalise8(scale, shift, v);
 #pragma unroll
                     for (int j = 0; j < 8; j++) {
-                        if (begin || v[j] > best[j]) best[j] = v[j], here[j] = y == cy && x == cx;
+                        if (begin || v[j] > best[j]) best[j] = v[j], here[j] = mine;
                     }
                     begin = 0;
                 }
-                load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c), g);
 #pragma unroll
                 for (int j = 0; j < 8; j++) cell.g[0][j] += here[j] ? g[j] : 0.0f;
             }
@@ -1172,11 +1300,33 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
         load8(p.b + c, b);
         load8(p.c + c, k);
     }
-    for (int i = 0; i < p.sheet.repeat; i++) {
-        const int index = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + t / p.sheet.width;
+    /* As in apply. */
+    enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
+    const int first = (int)blockIdx.x * AHEAD * p.sheet.lines + t / p.sheet.width;
+    eight<T> x[AHEAD], g[AHEAD], above[AHEAD];
+    if (POOL == POOL_NONE) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const size_t at = (size_t)(first + i * p.sheet.lines);
+            if (at >= (size_t)p.cells) continue;
+            fetch8(pixel(p.x, at, c), &x[i]);
+            fetch8(pixel(p.g, at, c), &g[i]);
+            if (p.branch_act != ACT_LINEAR) fetch8(pixel(p.branch_y, at, c), &above[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        const int index = first + i * p.sheet.lines;
         if (index >= p.cells) return;
         cell<POOL> cell;
-        route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
+        if (POOL == POOL_NONE) {
+            cell.at[0] = (size_t)index;
+            cell.inside[0] = 1;
+            widen8(x[i], cell.x[0]);
+            widen8(g[i], cell.g[0]);
+        } else {
+            route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
+        }
 #pragma unroll
         for (int q = 0; q < ::cell<POOL>::PIXELS; q++) {
             if (!cell.inside[q]) continue;
@@ -1190,7 +1340,8 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
             store8(pixel(p.gradient, cell.at[q], c), v);
             if (p.branch.at == NULL) continue;
             if (p.branch_act != ACT_LINEAR) {
-                load8(pixel(p.branch_y, cell.at[q], c), y);
+                if (POOL != POOL_NONE) fetch8(pixel(p.branch_y, cell.at[q], c), &above[i]);
+                widen8(above[i], y);
                 activate_back8(p.branch_act, branch, y, 1);
             }
             store8(pixel(p.branch, cell.at[q], c), branch);
@@ -1354,6 +1505,37 @@ static __global__ void __launch_bounds__(THREADS)
 /* mu_t of Nadam (Dozat 2016, as Keras 2.0.6 schedules it). */
 static __device__ double nadam_mu(double t) { return 0.9 * (1 - 0.5 * pow(0.96, 0.004 * t)); }
 
+/* Four numbers, 16-byte aligned, or the first `n` of them (the rest: zeros). */
+static __device__ __forceinline__ void load4(const float *p, int n, float v[4]) {
+    if (n == 4) {
+        const float4 a = *(const float4 *)p;
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = i < n ? p[i] : 0.0f;
+    }
+}
+static __device__ __forceinline__ void store4(float *p, int n, const float v[4]) {
+    if (n == 4) {
+        *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i < n) p[i] = v[i];
+        }
+    }
+}
+static __device__ __forceinline__ void store4(bf16 *p, int n, const float v[4]) {
+    if (n == 4) {
+        *(uint2 *)p = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i < n) store1(p + i, v[i]);
+        }
+    }
+}
+
 enum { OPTIMISE_EACH = 16 * THREADS };
 template <typename T>
 struct optimise_of {
@@ -1367,19 +1549,37 @@ struct optimise_of {
     double *squares; /* [blocks] */
 };
 
+struct parameters4 {
+    float w[4], g[4], m[4], v[4];
+    int n, decayed; /* how many of the four there are, and of those with a penalty */
+};
+
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
     after_previous();
     double *const shared = (double *)shared_memory();
     float *const now = (float *)(shared + THREADS); /* the step's constants: learning rate; m's and g's factor; v's */
+    const size_t first = (size_t)blockIdx.x * OPTIMISE_EACH + (size_t)threadIdx.x * 4;
+    const auto fetch = [&](int k, parameters4 *to) {
+        const size_t i = first + (size_t)k * THREADS * 4;
+        to->n = i >= p.n ? 0 : p.n - i < 4 ? (int)(p.n - i) : 4;
+        to->decayed = i >= p.n_decayed ? 0 : p.n_decayed - i < 4 ? (int)(p.n_decayed - i) : 4;
+        if (to->n == 0) return;
+        load4(p.value + i, to->n, to->w);
+        load4(p.gradient + i, to->n, to->g);
+        load4(p.second_moment + i, to->n, to->v);
+        if (p.kind != OPT_RMSPROP) load4(p.first_moment + i, to->n, to->m);
+    };
+    struct parameters4 next; /* on their way while the four before are worked on */
+    fetch(0, &next);
     if (threadIdx.x == 0) {
         const double t = (double)p.step->t + 1;
         now[0] = p.lr, now[1] = 1, now[2] = 0, now[3] = 1;
         if (p.kind == OPT_ADAM) {
             now[0] = (float)((double)p.lr * sqrt(1 - pow(0.999, t)) / (1 - pow(0.9, t)));
         } else if (p.kind == OPT_NADAM) {
-            const double mu = nadam_mu(t), next = nadam_mu(t + 1), product = p.step->mu_product * mu;
-            now[1] = (float)(next / (1 - product * next));
+            const double mu = nadam_mu(t), after = nadam_mu(t + 1), product = p.step->mu_product * mu;
+            now[1] = (float)(after / (1 - product * after));
             now[2] = (float)((1 - mu) / (1 - product));
             now[3] = (float)(1 / (1 - pow(0.999, t)));
         }
@@ -1387,26 +1587,30 @@ static __global__ void __launch_bounds__(THREADS) optimise(optimise_of<T> p) {
     barrier();
     const float lr = now[0], by_m = now[1], by_g = now[2], by_v = now[3], epsilon = 1e-8f;
     float squares = 0;
-#pragma unroll 4
-    for (int k = 0; k < OPTIMISE_EACH / THREADS; k++) {
-        const size_t i = (size_t)blockIdx.x * OPTIMISE_EACH + (size_t)k * THREADS + threadIdx.x;
-        if (i >= p.n) break;
-        const int decayed = i < p.n_decayed;
-        float w = p.value[i], v = p.second_moment[i];
-        const float g = p.gradient[i] + (decayed ? 2 * p.l2 : 0) * w;
-        if (decayed) squares += w * w;
-        if (p.kind == OPT_RMSPROP) {
-            v = 0.9f * v + 0.1f * g * g;
-            w -= lr * g / (sqrtf(v) + epsilon);
-        } else {
-            const float m = 0.9f * p.first_moment[i] + 0.1f * g;
-            v = 0.999f * v + 0.001f * g * g;
-            w -= lr * (by_m * m + by_g * g) / (sqrtf(v * by_v) + epsilon);
-            p.first_moment[i] = m;
+    for (int k = 0; k < OPTIMISE_EACH / (4 * THREADS) && next.n > 0; k++) {
+        const size_t i = first + (size_t)k * THREADS * 4;
+        struct parameters4 x = next;
+        next.n = 0;
+        if (k + 1 < OPTIMISE_EACH / (4 * THREADS)) fetch(k + 1, &next);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            if (q < x.decayed) {
+                x.g[q] += 2 * p.l2 * x.w[q];
+                squares += x.w[q] * x.w[q];
+            }
+            if (p.kind == OPT_RMSPROP) {
+                x.v[q] = 0.9f * x.v[q] + 0.1f * x.g[q] * x.g[q];
+                x.w[q] -= lr * x.g[q] / (sqrtf(x.v[q]) + epsilon);
+            } else {
+                x.m[q] = 0.9f * x.m[q] + 0.1f * x.g[q];
+                x.v[q] = 0.999f * x.v[q] + 0.001f * x.g[q] * x.g[q];
+                x.w[q] -= lr * (by_m * x.m[q] + by_g * x.g[q]) / (sqrtf(x.v[q] * by_v) + epsilon);
+            }
         }
-        p.second_moment[i] = v;
-        p.value[i] = w;
-        if (decayed && p.shadow != NULL) store1(p.shadow + i, w);
+        if (p.kind != OPT_RMSPROP) store4(p.first_moment + i, x.n, x.m);
+        store4(p.second_moment + i, x.n, x.v);
+        store4(p.value + i, x.n, x.w);
+        if (p.shadow != NULL) store4(p.shadow + i, x.decayed, x.w);
     }
     const double total = sum_threads((double)squares, shared);
     if (threadIdx.x == 0) p.squares[blockIdx.x] = total;

@@ -23,7 +23,7 @@ struct window_tile {
     enum { BK = 32, B_CHUNKS = BN / 8, BY_DEPTH_BYTES = BK * (B_CHUNKS + 1) * 16, BY_ROW_BYTES = BN * 64 };
     enum { STAGE = BY_DEPTH_BYTES > BY_ROW_BYTES ? (int)BY_DEPTH_BYTES : (int)BY_ROW_BYTES };
     enum { FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS };
-    enum { LD = BN + 8, LINES = WORKERS / B_CHUNKS, OUT_BYTES = (BM * LD + LINES * BN + BN) * 4 };
+    enum { LD = BN + 8, LINES = WORKERS / B_CHUNKS, OUT_BYTES = (WINDOW_ROWS * LD + LINES * BN + BN) * 4 };
 };
 
 /* x / d for small numbers (x < 65536 / d): x * over(d) >> 16. */
@@ -111,8 +111,8 @@ static __device__ __forceinline__ void turn_data(const window_of &p, float (*sum
     const float scale = 65536.0f / (float)(65536 - p.turn_drop.threshold);
 #pragma unroll
     for (int q = 0; q < WINDOW_WM / 32; q++) {
-        const size_t first = place_of(32 * q + 8 * mine + lane / 4) * (size_t)p.end.drop_stride +
-                             (size_t)(p.end.drop_first + n0);
+        const size_t first =
+            place_of(32 * q + 8 * mine + lane / 4) * (size_t)p.end.drop_stride + (size_t)(p.end.drop_first + n0);
 #pragma unroll
         for (int j = 0; j < window_tile<BN>::WN / 8; j++) {
             const uint32_t counter[4] = {(uint32_t)(first / 8) + (uint32_t)j, p.end.step->step, p.end.step->epoch, 0};
@@ -278,26 +278,24 @@ static __global__ void __launch_bounds__((window_tile<BN>::WORKERS), (DATA ? (in
     }
     copy_wait<0>();
 
-    /* Out, one half of the rows after the other. */
+    /* Out, all at once, so that the registers are free; then finished in blocks of BM. */
     float *const out = (float *)shared;
-    for (int half = 0; half < 2; half++) {
-        barrier();
-        if (warp % 4 / 2 == half) {
+    barrier();
 #pragma unroll
-            for (int q = 0; q < WINDOW_WM / 16; q++) {
+    for (int q = 0; q < WINDOW_WM / 16; q++) {
 #pragma unroll
-                for (int j = 0; j < W::WN / 8; j++) {
-                    const int row = warp % 2 * WINDOW_WM + q * 16 + lane / 4;
-                    const int column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
-                    *(float2 *)(out + row * W::LD + column) = make_float2(sums[q][j][0], sums[q][j][1]);
-                    *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(sums[q][j][2], sums[q][j][3]);
-                }
-            }
+        for (int j = 0; j < W::WN / 8; j++) {
+            const int row = warp % 4 * WINDOW_WM + q * 16 + lane / 4, column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
+            *(float2 *)(out + row * W::LD + column) = make_float2(sums[q][j][0], sums[q][j][1]);
+            *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(sums[q][j][2], sums[q][j][3]);
         }
-        barrier();
+    }
+    barrier();
+    for (int half = 0; half < WINDOW_ROWS / BM; half++) {
         const int left = (images << (p.log_w + p.log_h)) - half * BM;
-        finish_tile<bf16, BN, W::WORKERS, DATA>(
-            p.end, out, left < BM ? left : BM, n0, p.columns, (size_t)(2 * tile + half), [&](int row) {
+        finish_tile<bf16, BN, W::WORKERS, DATA, DATA ? 4 : 1>(
+            p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0, p.columns,
+            (size_t)(2 * tile + half), [&](int row) {
                 const int m = half * BM + row, x = m & ((1 << p.log_w) - 1);
                 const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), image = image0 + (m >> (p.log_w + p.log_h));
                 return ((size_t)image * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);

@@ -3,7 +3,8 @@
  *
  * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
  * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
- * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles.
+ * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles. partials: sums of parts of a
+ * weight gradient, written when the parts are done and then read to be added up: through the second-level cache.
  *
  * How the products are made: by taps, every one of which fetches its operands (fp32, and whatever does not suit
  * windows); by windows; and those of a residual unit in one kernel. The CUDA device does all of it in bf16. */
@@ -11,16 +12,17 @@
 #define STEP_COST_H
 #include "../layers.h"
 
-/* What a machine can do at the most: bytes a second from memory, fetched by blocks through the caches, and through
- * shared memory; flops a second; and the least time between two kernels that wait for one another. */
+/* What a machine can do at the most: bytes a second from memory, fetched by blocks through the caches, through shared
+ * memory, and through the second-level cache; flops a second; and the least time between two kernels that wait for one
+ * another. */
 struct ceilings {
-    double memory, fetch, shared, flops, launch;
+    double memory, fetch, shared, level2, flops, launch;
 };
 
 enum making { BY_TAPS, BY_WINDOWS, IN_PAIRS };
 
 struct cost {
-    double maps, fetch, shared, macs, mma;
+    double maps, fetch, shared, partials, macs, mma;
     int kernels;
 };
 
@@ -28,6 +30,7 @@ static void cost_add(struct cost *to, const struct cost *c) {
     to->maps += c->maps;
     to->fetch += c->fetch;
     to->shared += c->shared;
+    to->partials += c->partials;
     to->macs += c->macs;
     to->mma += c->mma;
     to->kernels += c->kernels;
@@ -64,6 +67,14 @@ static void product_cost(struct cost *c, double rows, int columns, double deep) 
     c->mma += tiles * 128 * bn * up(deep, 32);
 }
 
+/* Parts that a weight gradient is summed in: by so many blocks each, of so many units of pixels. As in layers.cu. */
+static double parts_of(double blocks, double units, double most) {
+    double parts = up(2 * MULTIPROCESSORS, blocks) / blocks;
+    if (parts > most) parts = most;
+    const double each = up(units, parts) / parts;
+    return up(units, each) / each;
+}
+
 /* What window_weight does of a weight gradient, as layers.cu decides it; 0 where it does not. */
 static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, int n) {
     const struct map *g = &o->out_gradient;
@@ -82,6 +93,7 @@ static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, in
         c->shared += tiles * columns * (in + 128.0 * 2 * ((end - begin) * 8 * (bn > 80 ? 2 : 1) + 4 * bn));
         c->mma += tiles * columns * 128 * up(end - begin, 2) * 8 * bn;
     }
+    c->partials += parts_of(groups * columns, tiles, (int)((tiles + 1) / 2)) * eights * 8 * map_stored(g) * 4 * 2;
     return 1;
 }
 
@@ -186,8 +198,14 @@ static struct cost cost_alone(const struct program *program, const struct op *op
             const double pixels = (double)n * o->out_gradient.h * o->out_gradient.w;
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->out_gradient, n) + rows * map_stored(&o->out_gradient) * 4;
             c.macs = pixels * o->k * o->k * real_of(&o->in) * real_of(&o->out_gradient);
-            if (making == BY_TAPS || !window_weight_cost(&c, o, n))
-                product_cost(&c, rows, map_stored(&o->out_gradient), pixels);
+            if (making == BY_TAPS || !window_weight_cost(&c, o, n)) {
+                const int stored = map_stored(&o->out_gradient), bn = tile_columns(stored);
+                product_cost(&c, rows, stored, pixels);
+                if (o->in.h > 1) /* else cuBLAS's */
+                    c.partials += parts_of(up(rows, 128) / 128 * up(stored, bn) / bn, up(pixels, 32) / 32,
+                                           up(pixels, 256) / 256) *
+                                  rows * stored * 4 * 2;
+            }
             c.kernels = 2;
             break;
         }
@@ -243,6 +261,6 @@ static double seconds_of(const struct cost *c, const struct ceilings *at) {
     if (c->fetch / at->fetch > s) s = c->fetch / at->fetch;
     if (c->shared / at->shared > s) s = c->shared / at->shared;
     if (2 * c->mma / at->flops > s) s = 2 * c->mma / at->flops;
-    return s + c->kernels * at->launch;
+    return s + c->partials / at->level2 + c->kernels * at->launch;
 }
 #endif
