@@ -32,10 +32,13 @@ CUDA ?= 1
 endif
 endif
 ifeq ($(CUDA),1)
-# One image for each compute capability, and PTX of the last for those to come.
-ARCH ?= 80 86 89 90 100 120
+# One image for each generation, whose later members (8.6, 8.9, ...) run it too, and PTX of the last for those to come.
+# 90a: Hopper with its own instructions, which -arch=native would leave out.
+ARCH ?= 80 90a 100 120
 ifeq ($(ARCH),native)
-GENCODE = -arch=native
+comma = ,
+ARCH_HERE = $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1))
+GENCODE = $(if $(filter 90,$(ARCH_HERE)),-gencode arch=compute_90a$(comma)code=sm_90a,-arch=native)
 else
 GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
           -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
@@ -45,6 +48,8 @@ ALL_CFLAGS += -DPARZEN_CUDA
 $(BUILD)/tests/bench: ALL_CFLAGS += -isystem $(dir $(NVCC))../include
 LDLIBS += -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt -lpthread -static-libgcc -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
 endif
+
+CUDA_TEXT = layers.cu layers_kernels.cuh layers_window.cuh layers_instructions.cuh layers.h base.h philox.h
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
@@ -69,7 +74,7 @@ endif
 $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
 
-$(BUILD)/layers_cuda.o: layers.cu layers_kernels.cuh layers_window.cuh layers.h base.h philox.h | $(BUILD)
+$(BUILD)/layers_cuda.o: $(CUDA_TEXT) | $(BUILD)
 	$(NVCC) -O3 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
 
 define isa_rule
@@ -86,7 +91,6 @@ $(BUILD)/tests/%: tests/%.c $(OBJECTS) | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -I. $(LDFLAGS) -MMD -o $@ $< $(OBJECTS) $(LDLIBS)
 
 HOST_SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
-CUDA_TEXT = layers.cu layers_kernels.cuh layers_window.cuh layers.h base.h philox.h
 $(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
 	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_SANITIZE) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
 CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))

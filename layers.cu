@@ -39,6 +39,7 @@ struct device_cuda {
     struct device device; /* first: a struct device * is a struct device_cuda * */
     int gpu, fp32, multiprocessors;
     int shared_most; /* bytes that a block can have */
+    int wgmma;       /* its products of four warps are used */
     int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
     cudaStream_t stream;
     struct cublas cublas;
@@ -312,23 +313,22 @@ static void window_add(struct run *r, struct window_of *p, const struct map *map
     s->groups = (s->chunks + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
     s->each = (s->chunks + s->groups - 1) / s->groups;
     s->groups = (s->chunks + s->each - 1) / s->each;
-    s->pitch = s->each | 1; /* odd: eight pixels in a row lie in different banks */
     s->width = (1 << p->log_w) + k - 1, s->height = (1 << p->log_h) + k - 1;
-    const int last = s->chunks - (s->groups - 1) * s->each;
-    s->over_k = over(k), s->over_each = over(s->each), s->over_last = over(last);
+    s->plane = (p->per * s->width * s->height) | 1; /* odd: the eights of a pixel land in different banks */
+    s->over_k = over(k), s->over_taps = over(k * k);
+    s->over_each = over(s->each), s->over_last = over(s->chunks - (s->groups - 1) * s->each);
     s->over_width = over(s->width), s->over_height = over(s->height);
-    p->slabs += (s->groups - 1) * ((k * k * s->each + 3) / 4) + (k * k * last + 3) / 4;
-    const int bytes = p->per * s->width * s->height * s->pitch * 16;
-    if (bytes > p->buffer) p->buffer = bytes;
+    if (s->each * s->plane * 16 > p->buffer) p->buffer = s->each * s->plane * 16;
 }
 
-/* Columns of a tile: the least work of the multiprocessor that has the most tiles, counting that each reads its rows.
- */
-static int window_columns(int columns, int tiles, int multiprocessors) {
-    static const int widths[] = {128, 96, 80, 64, 48, 32};
+/* Columns of a tile by windows: the least work of the multiprocessor that has the most tiles, counting that each reads
+ * its rows. mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit into registers. */
+static int window_columns(int columns, int tiles, int multiprocessors, int wgmma) {
+    static const int of_mma[] = {128, 96, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    const int *const widths = wgmma ? of_wgmma : of_mma;
     int best = 0;
     long least = LONG_MAX;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; widths[i] > 0; i++) {
         const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
         const long cost = (long)((blocks + multiprocessors - 1) / multiprocessors) * (widths[i] + 24);
         if (cost < least) {
@@ -339,36 +339,58 @@ static int window_columns(int columns, int tiles, int multiprocessors) {
     return best;
 }
 
-template <int BN>
-static int window_bytes(const struct window_of *p) {
-    typedef window_tile<BN> W;
+template <int BN, int WGMMA>
+static void go_window_with(struct run *r, struct window_of *p, int data, int *fits) {
+    typedef window_tile<BN, WGMMA> W;
     const int windows = p->sources == 2 || p->from[0].groups > 1 ? 2 : 1;
-    const int bytes = windows * p->buffer + STAGES * W::STAGE;
-    return bytes > W::OUT_BYTES ? bytes : (int)W::OUT_BYTES;
-}
-template <typename T, int BN>
-static void go_window(struct run *r, const window_of &p, int data, int *fits) {
-    typedef window_tile<BN> W;
-    const int bytes = window_bytes<BN>(&p);
-    const dim3 grid((unsigned)(window_tiles(&p) * p.tiles_n));
+    int bytes = windows * p->buffer + (int)W::RING * (int)W::STAGE;
+    if (bytes < W::OUT_BYTES) bytes = W::OUT_BYTES;
+    bytes += (int)TABLE_BYTES;
+    for (int i = 0; i < p->sources; i++) {
+        struct window_source *s = &p->from[i];
+        const int last = s->chunks - (s->groups - 1) * s->each, taps = s->k * s->k;
+        s->slabs_each = blocks_of((size_t)steps_of(s->each, taps), (size_t)W::STEPS);
+        s->slabs_last = blocks_of((size_t)steps_of(last, taps), (size_t)W::STEPS);
+    }
+    const dim3 grid((unsigned)(window_tiles(p) * p->tiles_n));
     *fits = bytes <= r->d->shared_most;
     if (!*fits) return;
     if (data) {
-        GO_WITH(r, (window_product<BN, 1>), grid, W::WORKERS, bytes, p);
+        GO_WITH(r, (window_product<BN, 1, WGMMA>), grid, W::WORKERS, bytes, *p);
     } else {
-        GO_WITH(r, (window_product<BN, 0>), grid, W::WORKERS, bytes, p);
+        GO_WITH(r, (window_product<BN, 0, WGMMA>), grid, W::WORKERS, bytes, *p);
     }
 }
+template <typename T, int BN>
+static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
+    go_window_with<BN, 0>(r, p, data, fits);
+}
+/* Calls f for the tile's width by wgmma, which it takes as a constant. */
+#define WITH_WGMMA_COLUMNS(bn, f, ...)         \
+    switch (bn) {                              \
+        case 80: f<80, 1>(__VA_ARGS__); break; \
+        case 72: f<72, 1>(__VA_ARGS__); break; \
+        case 64: f<64, 1>(__VA_ARGS__); break; \
+        case 56: f<56, 1>(__VA_ARGS__); break; \
+        case 48: f<48, 1>(__VA_ARGS__); break; \
+        case 40: f<40, 1>(__VA_ARGS__); break; \
+        case 32: f<32, 1>(__VA_ARGS__); break; \
+        default: f<24, 1>(__VA_ARGS__); break; \
+    }
 
 /* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. *partials: of BM rows each,
  * where `bn` wants them. */
 static int launch_window(struct run *r, struct window_of *p, int columns, const struct bn *bn, int data) {
-    const int tiles = window_tiles(p), width = window_columns(columns, tiles, r->d->multiprocessors);
+    const int tiles = window_tiles(p), width = window_columns(columns, tiles, r->d->multiprocessors, r->d->wgmma);
     int fits = 0;
     p->columns = columns;
     p->tiles_n = blocks_of((size_t)columns, (size_t)width);
     if (bn != NULL) p->end.partials = (float *)scratch(r, (size_t)tiles * 2 * 2 * (size_t)columns * sizeof(float));
-    WITH_COLUMNS(width, go_window, r, *p, data, &fits)
+    if (r->d->wgmma) {
+        WITH_WGMMA_COLUMNS(width, go_window_with, r, p, data, &fits)
+    } else {
+        WITH_COLUMNS(width, go_window, r, p, data, &fits)
+    }
     if (!fits) r->used = 0;
     return fits;
 }
@@ -404,7 +426,7 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     const int columns = stored_of(to);
     struct window_of p;
-    if (o->k == 1 || o->stride != 1 || to->h != o->in.h || to->w != o->in.w ||
+    if (o->k == 1 || o->k * o->k > TAPS_MOST || o->stride != 1 || to->h != o->in.h || to->w != o->in.w ||
         !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     const struct op_conv *const second = second_of(r, o), *const end = second != NULL ? second : o;
@@ -449,8 +471,8 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     const struct map *to = &o->gradient;
     const int columns = stored_of(to);
     struct window_of p;
-    if (o->k == 1 || o->stride != 1 || to->h != o->out_gradient.h || to->w != o->out_gradient.w ||
-        !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
+    if (o->k == 1 || o->k * o->k > TAPS_MOST || o->stride != 1 || to->h != o->out_gradient.h ||
+        to->w != o->out_gradient.w || !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     const struct op_conv_data *const second = second_data_of(r, o), *const end = second != NULL ? second : o;
     window_add(r, &p, &o->out_gradient, o->weight, columns, stored_of(&o->out_gradient), o->k, o->k - 1 - o->pad);
@@ -1050,10 +1072,91 @@ static void allow_products(cudaError_t *s) {
 
 template <typename T, int BN>
 static void allow_windows(int most, cudaError_t *s) {
-    const void *const kernels[] = {(const void *)window_product<BN, 0>, (const void *)window_product<BN, 1>,
+    const void *const kernels[] = {(const void *)window_product<BN, 0, 0>, (const void *)window_product<BN, 1, 0>,
                                    (const void *)window_weight<BN>};
     for (int i = 0; i < 3 && *s == cudaSuccess; i++)
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
+template <int BN, int WGMMA>
+static void allow_wgmma(int most, cudaError_t *s) {
+    const void *const kernels[] = {(const void *)window_product<BN, 0, WGMMA>,
+                                   (const void *)window_product<BN, 1, WGMMA>};
+    for (int i = 0; i < 2 && *s == cudaSuccess; i++)
+        *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
+/* ---- does wgmma do here what it is taken to do? ---- */
+
+/* What a convolution of a few images and its data gradient are, in bf16: out and gradient. Their maps stand one behind
+ * the other in `maps`. */
+enum { TRIAL_IMAGES = 3, TRIAL_SIDE = 8, TRIAL_IN = 24, TRIAL_OUT = 40, TRIAL_K = 3 };
+enum { TRIAL_PIXELS = TRIAL_IMAGES * TRIAL_SIDE * TRIAL_SIDE, TRIAL_MAP = TRIAL_PIXELS * (TRIAL_IN + TRIAL_OUT) };
+enum { TRIAL_WEIGHTS = TRIAL_K * TRIAL_K * TRIAL_IN * TRIAL_OUT };
+
+static struct map trial_map(bf16 *at, int width) {
+    struct map m = {};
+    m.at = at, m.h = m.w = TRIAL_SIDE, m.parts = 1, m.width = m.stride = width;
+    return m;
+}
+
+static int try_products(struct device_cuda *c, bf16 *maps, float *weights, bf16 results[TRIAL_MAP], struct error *e) {
+    struct parameters parameters = {};
+    struct op ops[2] = {};
+    struct program program = {};
+    bf16 *const out = maps + TRIAL_PIXELS * TRIAL_IN, *const gradient = maps + TRIAL_MAP;
+    parameters.value = weights, parameters.n = parameters.n_decayed = TRIAL_WEIGHTS;
+    ops[0].kind = OP_CONV;
+    ops[0].conv.k = TRIAL_K, ops[0].conv.stride = 1, ops[0].conv.pad = 1, ops[0].conv.bias = LAYERS_NONE;
+    ops[0].conv.in = trial_map(maps, TRIAL_IN);
+    ops[0].conv.out = trial_map(out, TRIAL_OUT);
+    ops[1].kind = OP_CONV_DATA;
+    ops[1].conv_data.k = TRIAL_K, ops[1].conv_data.stride = 1, ops[1].conv_data.pad = 1, ops[1].conv_data.y_scale = 1;
+    ops[1].conv_data.out_gradient = ops[0].conv.out;
+    ops[1].conv_data.gradient = trial_map(gradient, TRIAL_IN);
+    program.n_ops = 2, program.ops = ops, program.parameters = &parameters;
+    int failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
+    if (!failed) failed = cuda_read(&c->device, results, out, TRIAL_MAP * sizeof(bf16), e);
+    forget_captured(c); /* it knows this program by its address */
+    return failed;
+}
+
+/* Where two matrices lie is told to wgmma in words that only the hardware reads: a small convolution is made both ways
+ * before a net is, and where they differ (or the program carries no image that has them) wgmma is left alone. */
+static int try_wgmma(struct device_cuda *c, struct error *e) {
+    const size_t map_bytes = TRIAL_MAP * 2 * sizeof(bf16), weight_bytes = TRIAL_WEIGHTS * sizeof(float);
+    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(2, map_bytes);
+    float *weights = NULL, *const weights_here = (float *)mem_zero(1, weight_bytes), largest = 0;
+    float *const values = (float *)mem_zero(2 * TRIAL_MAP, sizeof *values);
+    int failed = here == NULL || weights_here == NULL || values == NULL ? error_memory(e, map_bytes, "the device") : OK;
+    if (!failed) failed = cuda_alloc(&c->device, map_bytes, (void **)&maps, e);
+    if (!failed) failed = cuda_alloc(&c->device, weight_bytes, (void **)&weights, e);
+    if (failed) goto end;
+    for (int i = 0; i < TRIAL_PIXELS * TRIAL_IN; i++) { /* exact in bf16 */
+        const float v = (float)(i * 7 % 13 - 6) / 4;
+        memcpy(&here[i].bits, (const char *)&v + 2, 2);
+    }
+    for (int i = 0; i < TRIAL_WEIGHTS; i++) weights_here[i] = (float)(i * 11 % 17 - 8) / 64;
+    failed = cuda_write(&c->device, maps, here, map_bytes, e);
+    if (!failed) failed = cuda_write(&c->device, weights, weights_here, weight_bytes, e);
+    for (int wgmma = 0; wgmma < 2 && !failed; wgmma++) {
+        c->wgmma = wgmma;
+        failed = try_products(c, maps, weights, here + wgmma * TRIAL_MAP, e);
+    }
+    for (int i = 0; i < 2 * TRIAL_MAP && !failed; i++) {
+        float v = 0;
+        memcpy((char *)&v + 2, &here[i].bits, 2);
+        values[i] = v;
+        if (i < TRIAL_MAP && fabsf(v) > largest) largest = fabsf(v);
+        if (i >= TRIAL_MAP && !(fabsf(v - values[i - TRIAL_MAP]) <= largest / 64)) c->wgmma = 0;
+    }
+end:
+    if (weights != NULL) cuda_release(&c->device, weights);
+    if (maps != NULL) cuda_release(&c->device, maps);
+    mem_free(values);
+    mem_free(weights_here);
+    mem_free(here);
+    return failed;
 }
 
 static int open_device(struct device_cuda *c, struct error *e) {
@@ -1076,10 +1179,14 @@ static int open_device(struct device_cuda *c, struct error *e) {
         WITH_COLUMNS(bn, allow_products, &s)
         WITH_COLUMNS(bn, allow_windows, c->shared_most, &s)
     }
+    const int hopper = prop.major == 9 && !c->fp32;
+    for (int bn = 24; bn <= 80 && hopper; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = open_cublas(c, e);
-    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s", c->gpu, prop.name,
-             (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16");
+    if (!failed && hopper) failed = try_wgmma(c, e);
+    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s%s", c->gpu, prop.name,
+             (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16",
+             hopper && !c->wgmma ? ", without wgmma" : "");
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
 }
 

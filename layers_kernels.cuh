@@ -12,21 +12,15 @@
  * activation, dropout, residual sum, statistics) is done by *finish* on the tile's way out.
  *
  * This text also compiles as C++ against tests/cuda_host.h, which runs it without a GPU: so every launch goes through
- * LAUNCH, all shared memory is dynamic, and the device's instructions have the small names below.
+ * LAUNCH, all shared memory is dynamic, and the device's instructions have the small names of layers_instructions.cuh.
  *
  * Invariant: no atomics; every sum's shape follows from the shapes and the GPU's number of multiprocessors alone. */
 #ifndef LAYERS_KERNELS_CUH
 #define LAYERS_KERNELS_CUH
-#ifdef CUDA_HOST
-#include "tests/cuda_host.h"
-#else
-#include <cuda_runtime.h>
-#include <dlfcn.h>
-#endif
+#include "layers_instructions.cuh"
 
 #include <limits.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,84 +30,6 @@ extern "C" {
 
 #define PHILOX_FUNCTION static __device__ __forceinline__
 #include "philox.h"
-
-/* ============================================= the device's instructions ========================================== */
-
-#ifndef CUDA_HOST
-/* early: it may be put on the multiprocessors while the kernel before it still runs (sm_90 and later); see
- * after_previous. An error is the next cudaGetLastError's. */
-template <typename... P, typename... A>
-static void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, int early, A... a) {
-    cudaLaunchAttribute attribute;
-    cudaLaunchConfig_t config = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = stream;
-    config.attrs = &attribute, config.numAttrs = early ? 1 : 0;
-    (void)cudaLaunchKernelEx(&config, kernel, P(a)...);
-}
-#define LAUNCH(kernel, grid, block, shared, stream, early, ...) \
-    launch(kernel, grid, block, shared, stream, early, __VA_ARGS__)
-
-/* Every kernel calls it before it touches memory: waits until the kernel before is done and its writes are seen, then
- * lets the next one's blocks come and wait in turn. So a step's kernels follow each other without the time that a
- * launch takes. */
-static __device__ __forceinline__ void after_previous() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-static __device__ __forceinline__ unsigned char *shared_memory() {
-    extern __shared__ __align__(128) unsigned char shared_block[];
-    return shared_block;
-}
-static __device__ __forceinline__ void barrier() { __syncthreads(); }
-template <typename V>
-static __device__ __forceinline__ V shuffle_xor(V v, int mask) {
-    return __shfl_xor_sync(0xffffffffu, v, mask);
-}
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-/* Four 8 x 8 matrices of 16 bits: lane l names row l % 8 of matrix l / 8, 16 bytes. */
-static __device__ __forceinline__ void load_matrix4(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row)));
-}
-static __device__ __forceinline__ void load_matrix4_transposed(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row)));
-}
-/* d[16 x 8] += a[16 x 16] b[16 x 8], bf16 to fp32. */
-static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-/* 16 bytes from global to shared memory, on their own; with bytes 0, zeros. Through the first-level cache: taps
- * overlap. */
-static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-                 : "memory");
-}
-static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N>
-static __device__ __forceinline__ void copy_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-static __device__ __forceinline__ float exponential(float x) { return __expf(x); } /* to some 21 bits */
-static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-    uint32_t r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-#endif
 
 struct bf16 {
     uint16_t bits;
@@ -386,6 +302,8 @@ enum { BY_ROW, BY_DEPTH };
  * warp's part is WM x WN; its accumulators are fragments of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8, columns
  * 2 (l % 4) and the next. */
 enum { BM = 128, WM = 32, STAGES = 4 };
+/* Floats from one row of a result to the next on its way out: fragments of four rows are written to different banks. */
+#define OUT_PITCH(columns) ((columns) + ((columns) % 16 == 0 ? 8 : 16))
 template <typename T, int BN>
 struct tile {
     enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
@@ -394,8 +312,8 @@ struct tile {
     enum { A_BYTES = BK * (A_CHUNKS + 1) * 16, B_BYTES = BK * (B_CHUNKS + 1) * 16, STAGE = A_BYTES + B_BYTES };
     static_assert(A_BYTES >= BM * 64 && B_BYTES >= BN * 64, "a stage holds tiles that lie either way");
     enum { FETCH_A = BM * 4 / WORKERS, FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS }; /* chunks a worker fetches */
-    /* The result on its way out: LD so that fragments are written without bank conflicts. */
-    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = BN + 8 };
+    /* The result on its way out. */
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
     enum { OUT = BM * LD * 4, PARTIAL = LINES * BN * 4, STAGING = OUT + PARTIAL + BN * 4 };
     enum { PRODUCT_BYTES = (int)STAGES * STAGE > (int)STAGING ? (int)STAGES *STAGE : (int)STAGING };
     enum { WEIGHT_BYTES = (int)STAGES * STAGE };
@@ -517,14 +435,14 @@ static __device__ __forceinline__ void sum_columns(const float sum[8], float *pa
     barrier();
 }
 
-/* The way out for BM rows of a result that lie in shared memory as floats, LD = BN + 8 apart: a thread has eight
+/* The way out for BM rows of a result that lie in shared memory as floats, OUT_PITCH(BN) apart: a thread has eight
  * channels of a pixel at a time. n: how many of the rows there are; pixel_of(row): where one belongs; block: which of
  * the partial statistics or sums are this tile's; partial: LINES * BN floats and BN more. AHEAD:
  * pixels whose other maps are fetched together. */
 template <typename T, int BN, int WORKERS, int DATA, int AHEAD, typename F>
 static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, float *partial, int n, int n0,
                                                    int columns, size_t block, const F &pixel_of) {
-    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = BN + 8 };
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
     const int t = (int)threadIdx.x, column = t % GROUPS * 8, inside = n0 + column < columns && t < GROUPS * LINES;
     float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
     for (int row = t / GROUPS; row < n; row += AHEAD * LINES) {

@@ -13,17 +13,25 @@
 #ifndef LAYERS_WINDOW_CUH
 #define LAYERS_WINDOW_CUH
 
-enum { WINDOW_ROWS = 256, WINDOW_WM = 64, GROUP_CHUNKS = 5 };
+enum { WINDOW_ROWS = 256, GROUP_CHUNKS = 5 };
 
-template <int BN>
+template <int BN, int WGMMA>
 struct window_tile {
-    enum { SIDE = BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = 128 * SIDE };
+    /* By mma.sync four warps with 64 rows each, or, where BN is wide, two by four of these; by wgmma two by four warps
+     * with 32 rows each, 16 of a square. */
+    enum { SIDE = !WGMMA && BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = WGMMA ? 256 : 128 * SIDE };
+    enum { ROWS = WGMMA ? 32 : 64 };
     /* By registers; forward has more to do between two sources. */
-    enum { BLOCKS_DATA = SIDE == 2 ? 1 : BN > 48 ? 2 : 3, BLOCKS_FORWARD = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
-    enum { BK = 32, B_CHUNKS = BN / 8, BY_DEPTH_BYTES = BK * (B_CHUNKS + 1) * 16, BY_ROW_BYTES = BN * 64 };
-    enum { STAGE = BY_DEPTH_BYTES > BY_ROW_BYTES ? (int)BY_DEPTH_BYTES : (int)BY_ROW_BYTES };
-    enum { FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS };
-    enum { LD = BN + 8, LINES = WORKERS / B_CHUNKS, OUT_BYTES = (WINDOW_ROWS * LD + LINES * BN + BN) * 4 };
+    enum { BLOCKS_DATA = WGMMA ? 2 : SIDE == 2 ? 1 : BN > 48 ? 2 : 3 };
+    enum { BLOCKS_FORWARD = WGMMA ? (BN > 40 ? 2 : 3) : SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    /* A slab of weights: STEPS of 16 of the depth; so many slabs under way or at work. */
+    enum { STEPS = WGMMA ? 4 : 2, EIGHTS = 2 * STEPS, RING = WGMMA ? 3 : 4 };
+    /* An eight of its depth as chunks of 16 bytes: forward [eights of columns][8 of the depth, and a gap], for the data
+     * gradient [columns, and a gap]. The gaps let what is fetched together land in different banks. */
+    enum { B_CHUNKS = BN / 8, BY_DEPTH_EIGHT = B_CHUNKS * 9, BY_ROW_EIGHT = BN + (WGMMA ? 1 : 2) };
+    enum { EIGHT_MOST = (int)BY_DEPTH_EIGHT > (int)BY_ROW_EIGHT ? (int)BY_DEPTH_EIGHT : (int)BY_ROW_EIGHT };
+    enum { STAGE = EIGHTS * EIGHT_MOST * 16, FETCH_B = (BN * EIGHTS + WORKERS - 1) / WORKERS };
+    enum { LD = OUT_PITCH(BN), LINES = WORKERS / B_CHUNKS, OUT_BYTES = (WINDOW_ROWS * LD + LINES * BN + BN) * 4 };
 };
 
 /* x / d for small numbers (x < 65536 / d): x * over(d) >> 16. */
@@ -32,15 +40,16 @@ static __device__ __forceinline__ int part(int x, uint32_t by) { return (int)(((
 
 struct window_source {
     view<bf16> map;
-    const bf16 *weight;                                                /* [k][k][in_stored][out_stored] */
-    int in_stored, out_stored, k, before, chunks, each, groups, pitch; /* before: border rows above and left */
-    int width, height;                                                 /* of the window, with its border */
-    uint32_t over_k, over_each, over_last, over_width, over_height;    /* last: the chunks of the last group */
+    const bf16 *weight;                                         /* [k][k][in_stored][out_stored] */
+    int in_stored, out_stored, k, before, chunks, each, groups; /* before: border rows above and left */
+    int width, height, plane; /* of the window, with its border; chunks of one eight of its channels */
+    uint32_t over_k, over_taps, over_each, over_last, over_width, over_height; /* last: chunks of the last group */
+    int slabs_each, slabs_last;                                                /* of a group; of the last */
 };
 
 struct window_of {
     struct window_source from[2];
-    int sources, slabs;
+    int sources;
     int images, h, w, log_w, log_h, per, tiles_x, tiles_y; /* a tile: 1 << log_w by 1 << log_h pixels of `per` images */
     int columns, tiles_n, buffer;                          /* buffer: bytes of a window */
     /* Of the first source, where there are two: its result, bias and activation; and the data gradient's dropout. */
@@ -51,36 +60,119 @@ struct window_of {
     struct ending<bf16> end;
 };
 
+/* Row m of a tile's product as a pixel: tiles are walked in squares of 8 x 8, whose rows lie without gaps in every
+ * plane of a window, as wgmma wants them. */
+struct tile_pixel {
+    int x, y, image;
+};
+static __device__ __forceinline__ tile_pixel pixel_of_row(int log_w, int log_h, int m) {
+    const int square = m >> 6;
+    tile_pixel at;
+    at.x = ((square & ((1 << (log_w - 3)) - 1)) << 3) + (m & 7);
+    at.y = (((square >> (log_w - 3)) & ((1 << (log_h - 3)) - 1)) << 3) + (m >> 3 & 7);
+    at.image = m >> (log_w + log_h);
+    return at;
+}
+
+/* The depth of a group goes in steps of 16, of two halves: two eights of channels through the same tap, pair after pair
+ * through all taps; where the eights are odd, the last one through two taps at a time. */
+static __host__ __device__ __forceinline__ int steps_of(int chunks, int taps) {
+    return chunks / 2 * taps + (chunks % 2 == 1 ? (taps + 1) / 2 : 0);
+}
+
+/* A step, as a table in shared memory has it: where its halves lie in a group's window, in chunks from a pixel on (the
+ * second never before the first), and in the weights, in elements (-1: nothing is there, zeros are meant). */
+struct depth_step {
+    int window[2], weights[2];
+};
+enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2, KINDS = 4 };
+enum { TABLE_BYTES = KINDS * STEPS_MOST * sizeof(depth_step) };
+
+/* Kind 2 s: a group of source s; 2 s + 1: its last. */
+template <int DATA>
+static __device__ __forceinline__ depth_step depth_of(const window_source &s, int last, int step) {
+    const int chunks = last ? s.chunks - (s.groups - 1) * s.each : s.each, taps = s.k * s.k,
+              pair = part(step, s.over_taps);
+    depth_step d;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int paired = 2 * pair + 1 < chunks, rest = 2 * (step - chunks / 2 * taps) + half;
+        const int chunk = paired ? 2 * pair + half : chunks - 1;
+        const int tap = paired ? step - pair * taps : chunks % 2 == 1 ? rest : taps, y = part(tap, s.over_k);
+        const int from = DATA ? taps - 1 - tap : tap; /* backwards a tap reaches back */
+        const int there = tap < taps;
+        /* Behind the last tap the weights are zeros, and any pixels will do. */
+        d.window[half] = there ? chunk * s.plane + y * s.width + tap - y * s.k : half == 1 ? d.window[0] : 0;
+        d.weights[half] = there ? from * s.in_stored * s.out_stored + chunk * 8 * (DATA ? 1 : s.out_stored) : -1;
+    }
+    return d;
+}
+
+/* Where a tile begins, and how many of its images there are. */
+struct tile_corner {
+    int x, y, image, images;
+};
+static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int tile) {
+    const int of_image = p.tiles_x * p.tiles_y, first = tile / of_image * p.per;
+    tile_corner c;
+    c.x = (tile % p.tiles_x) << p.log_w;
+    c.y = (tile / p.tiles_x % p.tiles_y) << p.log_h;
+    c.image = first;
+    c.images = p.images - first < p.per ? p.images - first : p.per;
+    return c;
+}
+/* Row m of it, as a pixel of the batch, those beyond the images too. */
+static __device__ __forceinline__ size_t place_of(const window_of &p, const tile_corner &c, int m) {
+    const tile_pixel at = pixel_of_row(p.log_w, p.log_h, m);
+    return ((size_t)(c.image + at.image) * (size_t)p.h + (size_t)(c.y + at.y)) * (size_t)p.w + (size_t)(c.x + at.x);
+}
+
 /* The first source's result becomes what the second is added to. Two lanes exchange halves, so that each writes four
- * channels of a pixel. */
-template <int BN, typename F>
-static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN>::WN / 8][4], int n0,
-                                            const F &pixel_of) {
-    const int lane = (int)threadIdx.x % 32, odd = lane % 2;
+ * channels of a pixel. place_of(row): the pixel, -1 beyond the images. */
+template <int BN, int WGMMA, typename F>
+static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
+                                            int n0, const F &place_of) {
+    enum { HALVES = window_tile<BN, WGMMA>::ROWS / 8, EIGHTS = window_tile<BN, WGMMA>::WN / 8 };
+    const int lane = anew((int)threadIdx.x % 32), odd = lane % 2;
+    int place[HALVES]; /* of rows lane / 4, lane / 4 + 8, ... */
 #pragma unroll
-    for (int i = 0; i < WINDOW_WM / 16; i++) {
-        bf16 *const at[2] = {pixel_of(i * 16 + lane / 4), pixel_of(i * 16 + 8 + lane / 4)};
+    for (int i = 0; i < HALVES; i++) place[i] = place_of(i * 8 + lane / 4);
 #pragma unroll
-        for (int j = 0; j < window_tile<BN>::WN / 8; j += 2) {
-            const int mine = n0 + j * 8 + lane % 4 * 2, to = n0 + (j + odd) * 8 + lane % 4 / 2 * 4;
+    for (int j = 0; j < EIGHTS; j += 2) {
+        const int mine = n0 + j * 8 + lane % 4 * 2, to = n0 + (j + odd) * 8 + lane % 4 / 2 * 4;
+        float bias[4]; /* two of column j, two of the next */
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const int c = mine + q / 2 * 8 + q % 2;
+            bias[q] = c < p.columns ? p.turn_bias[c] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < HALVES / 2; i++) {
+            const int pair = j + 1 < EIGHTS;
+            float *const left = sums[i][j], *const right = sums[i][pair ? j + 1 : j];
             float v[8];
 #pragma unroll
-            for (int q = 0; q < 8; q++) { /* 4 of column j, 4 of the next */
-                const int c = mine + q / 4 * 8 + q % 2;
-                v[q] = sums[i][j + q / 4][q % 4] + (c < p.columns ? p.turn_bias[c] : 0.0f);
+            for (int q = 0; q < 4; q++) {
+                v[q] = left[q] + bias[q % 2];
+                v[4 + q] = pair ? right[q] + bias[2 + q % 2] : 0.0f;
             }
             activate8<bf16>(p.turn_act, v);
 #pragma unroll
-            for (int half = 0; half < 2; half++) { /* rows lane / 4 and lane / 4 + 8 */
-                const uint32_t left = pack_bf16(v[2 * half], v[2 * half + 1]),
-                               right = pack_bf16(v[4 + 2 * half], v[5 + 2 * half]);
-                sums[i][j][2 * half] = bits_float(left << 16); /* as it is stored */
-                sums[i][j][2 * half + 1] = bits_float(left & 0xffff0000u);
-                sums[i][j + 1][2 * half] = bits_float(right << 16);
-                sums[i][j + 1][2 * half + 1] = bits_float(right & 0xffff0000u);
-                const uint32_t got = shuffle_xor(odd ? left : right, 1);
-                if (at[half] != NULL && to < p.columns)
-                    *(uint2 *)(at[half] + to) = odd ? make_uint2(got, right) : make_uint2(left, got);
+            for (int half = 0; half < 2; half++) {
+                const uint32_t l = pack_bf16(v[2 * half], v[2 * half + 1]),
+                               r = pack_bf16(v[4 + 2 * half], v[5 + 2 * half]);
+                const int at = place[2 * i + half];
+                left[2 * half] = bits_float(l << 16); /* as it is stored */
+                left[2 * half + 1] = bits_float(l & 0xffff0000u);
+                if (!pair) {
+                    if (at >= 0 && mine < p.columns) *(uint32_t *)pixel(p.turn, (size_t)at, mine) = l;
+                    continue;
+                }
+                right[2 * half] = bits_float(r << 16);
+                right[2 * half + 1] = bits_float(r & 0xffff0000u);
+                const uint32_t got = shuffle_xor(odd ? l : r, 1);
+                if (at >= 0 && to < p.columns)
+                    *(uint2 *)pixel(p.turn, (size_t)at, to) = odd ? make_uint2(got, r) : make_uint2(l, got);
             }
         }
     }
@@ -104,17 +196,17 @@ static __device__ __forceinline__ void transpose4(uint32_t a[4]) {
 
 /* The data gradient's: dropout, as drop8 does it. Four lanes have two channels each of eight rows' eights; each draws
  * the numbers of two rows, and they exchange them. place_of(row): the pixel, beyond the images too. */
-template <int BN, typename F>
-static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN>::WN / 8][4], int n0,
-                                                 const F &place_of) {
-    const int lane = (int)threadIdx.x % 32, mine = lane % 4;
+template <int BN, int WGMMA, typename F>
+static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
+                                                 int n0, const F &place_of) {
+    const int lane = anew((int)threadIdx.x % 32), mine = lane % 4;
     const float scale = 65536.0f / (float)(65536 - p.turn_drop.threshold);
 #pragma unroll
-    for (int q = 0; q < WINDOW_WM / 32; q++) {
+    for (int q = 0; q < window_tile<BN, WGMMA>::ROWS / 32; q++) {
         const size_t first =
             place_of(32 * q + 8 * mine + lane / 4) * (size_t)p.end.drop_stride + (size_t)(p.end.drop_first + n0);
 #pragma unroll
-        for (int j = 0; j < window_tile<BN>::WN / 8; j++) {
+        for (int j = 0; j < window_tile<BN, WGMMA>::WN / 8; j++) {
             const uint32_t counter[4] = {(uint32_t)(first / 8) + (uint32_t)j, p.end.step->step, p.end.step->epoch, 0};
             uint32_t words[4];
             philox(p.turn_drop.key, counter, words);
@@ -129,177 +221,203 @@ static __device__ __forceinline__ void turn_data(const window_of &p, float (*sum
     }
 }
 
-template <int BN, int DATA>
-static __global__ void __launch_bounds__((window_tile<BN>::WORKERS), (DATA ? (int)window_tile<BN>::BLOCKS_DATA
-                                                                           : (int)window_tile<BN>::BLOCKS_FORWARD))
+template <int BN, int DATA, int WGMMA>
+static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
+                                         (DATA ? (int)window_tile<BN, WGMMA>::BLOCKS_DATA
+                                               : (int)window_tile<BN, WGMMA>::BLOCKS_FORWARD))
     window_product(window_of p) {
-    after_previous();
-    typedef window_tile<BN> W;
-    enum { LIES = DATA ? (int)BY_ROW : (int)BY_DEPTH, CB = DATA ? 4 : (int)W::B_CHUNKS };
-    unsigned char *const shared = shared_memory();
+    if (WGMMA && !HAS_WGMMA) return; /* never launched: see open_device */
+    typedef window_tile<BN, WGMMA> W;
+    enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
+    depth_step *const table = (depth_step *)shared_memory();
+    unsigned char *const shared = shared_memory() + TABLE_BYTES;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
+    for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS)
+        table[i] = depth_of<DATA>(p.from[i / (2 * STEPS_MOST)], i / STEPS_MOST % 2, i % STEPS_MOST);
+    after_previous();
     const int tile = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
-    const int x0 = (tile % p.tiles_x) << p.log_w, y0 = (tile / p.tiles_x % p.tiles_y) << p.log_h;
-    const int image0 = tile / (p.tiles_x * p.tiles_y) * p.per;
-    const int images = p.images - image0 < p.per ? p.images - image0 : p.per; /* of this tile */
+    const int n_warp = WGMMA ? 0 : warp / 4 * W::WN;
     const int all = p.sources == 1 ? p.from[0].groups : p.from[0].groups + p.from[1].groups;
     unsigned char *const ring = shared + (all > 1 ? 2 : 1) * p.buffer;
     const auto source_of = [&](int group) { return group < p.from[0].groups ? 0 : 1; };
-    const auto chunks_of = [&](int group) {
-        const int s = source_of(group), g = group - s * p.from[0].groups;
-        return g + 1 < p.from[s].groups ? p.from[s].each : p.from[s].chunks - g * p.from[s].each;
+    const auto is_last = [&](int group) {
+        const int s = source_of(group);
+        return group - s * p.from[0].groups + 1 == p.from[s].groups;
     };
     const auto slabs_of = [&](int group) {
-        const int k = p.from[source_of(group)].k;
-        return (k * k * chunks_of(group) + 3) / 4;
+        const window_source &from = p.from[source_of(group)];
+        return is_last(group) ? from.slabs_last : from.slabs_each;
+    };
+    const auto steps_at = [&](int group, int slab) {
+        return table + (2 * source_of(group) + is_last(group)) * STEPS_MOST + slab * W::STEPS;
+    };
+    /* A warp's rows as those of the tile. */
+    const auto row_of = [&](int row) {
+        const int w = anew(t) / 32;
+        return WGMMA ? (w / 4 * 2 + row / 16) * 64 + w % 4 * 16 + row % 16 : w % 4 * 64 + row;
     };
 
-    /* The pixels of a group: those outside the image are zeros. */
+    /* The pixels of a group, plane after plane: those outside the image are zeros. */
     const auto fetch_window = [&](int group) {
-        const int s = source_of(group), g = group - s * p.from[0].groups, chunks = chunks_of(group);
+        const int s = source_of(group), g = group - s * p.from[0].groups;
         const window_source &from = p.from[s];
-        const uint32_t by = g + 1 < from.groups ? from.over_each : from.over_last;
+        const int chunks = is_last(group) ? from.chunks - g * from.each : from.each;
+        const tile_corner corner = corner_of(p, anew(tile));
+        const uint32_t by = is_last(group) ? from.over_last : from.over_each;
         unsigned char *const to = shared + group % 2 * p.buffer;
         const int n = p.per * from.height * from.width * chunks;
+#pragma unroll(WGMMA ? 1 : 4) /* its sums leave few registers */
         for (int i = t; i < n; i += W::WORKERS) {
             const int at = part(i, by), c = i - at * chunks, line = part(at, from.over_width);
-            const int image = part(line, from.over_height), x = x0 + at - line * from.width - from.before;
-            const int y = y0 + line - image * from.height - from.before;
-            const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-            const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
-            copy_async(to + (at * from.pitch + c) * 16,
-                       ok ? pixel(from.map, place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0);
+            const int image = part(line, from.over_height), x = corner.x + at - line * from.width - from.before;
+            const int y = corner.y + line - image * from.height - from.before;
+            const int ok = image < corner.images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+            const int place = ((corner.image + image) * p.h + y) * p.w + x;
+            copy_async(to + (c * from.plane + at) * 16,
+                       ok ? pixel(from.map, (size_t)place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0);
         }
     };
-    /* The weights of a slab, one after the other; `next` and `step`: its group, and its place there. */
-    int next = 0, step = 0;
-    const auto fetch = [&](int slab) {
+    /* The weights of a slab, one after the other; `next` and `ahead`: its group, and its number there. */
+    int next = 0, ahead = 0;
+    const auto fetch = [&](int slot) {
         if (next < all) {
-            const int s = source_of(next), g = next - s * p.from[0].groups, chunks = chunks_of(next);
+            const int s = source_of(next);
             const window_source &from = p.from[s];
-            const uint32_t by = g + 1 < from.groups ? from.over_each : from.over_last;
-            unsigned char *const b = ring + slab % STAGES * W::STAGE;
-            const int taps = from.k * from.k;
-#pragma unroll
+            const depth_step *const steps = steps_at(next, ahead);
+            const int first = (next - s * p.from[0].groups) * from.each * 8; /* channel of the group */
+            unsigned char *const b = ring + slot * W::STAGE;
+#pragma unroll(WGMMA ? 1 : (int)W::FETCH_B)
             for (int i = 0; i < W::FETCH_B; i++) {
                 const int at = t + i * W::WORKERS;
-                const int row = DATA ? at / 4 : at / W::B_CHUNKS, chunk = DATA ? at % 4 : at % W::B_CHUNKS;
-                const int deep = DATA ? step * 4 + chunk : step * 4 + row / 8; /* (tap, eight channels) */
-                const int tap = part(deep, by), c = (g * from.each + deep - tap * chunks) * 8;
-                if (DATA) { /* a tap reaches back */
-                    const int ok = tap < taps && n0 + row < p.columns;
-                    const size_t place = ((size_t)(taps - 1 - tap) * (size_t)from.in_stored + (size_t)(n0 + row)) *
-                                             (size_t)from.out_stored +
-                                         (size_t)c;
-                    if (row < BN) copy_async(chunk_at<4>(b, row, chunk), from.weight + (ok ? place : 0), ok ? 16 : 0);
+                if (DATA) {
+                    const int row = at / W::EIGHTS, eight = at % W::EIGHTS; /* row: of the result's columns */
+                    if (row >= BN) break;
+                    const int weights = steps[eight / 2].weights[eight % 2];
+                    const int ok = weights >= 0 && n0 + row < p.columns;
+                    const int place = weights + (n0 + row) * from.out_stored + first;
+                    copy_async(b + eight * EIGHT + row * 16, from.weight + (ok ? place : 0), ok ? 16 : 0);
                 } else {
-                    const int ok = tap < taps && n0 + chunk * 8 < p.columns;
-                    const size_t place =
-                        ((size_t)tap * (size_t)from.in_stored + (size_t)(c + row % 8)) * (size_t)from.out_stored +
-                        (size_t)(n0 + chunk * 8);
-                    if (row < W::BK)
-                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from.weight + (ok ? place : 0), ok ? 16 : 0);
+                    const int row = at / W::B_CHUNKS, chunk = at % W::B_CHUNKS, eight = row / 8; /* row: of the depth */
+                    if (eight >= W::EIGHTS) break;
+                    const int weights = steps[eight / 2].weights[eight % 2];
+                    const int ok = weights >= 0 && n0 + chunk * 8 < p.columns;
+                    const int place = weights + (first + row % 8) * from.out_stored + n0 + chunk * 8;
+                    copy_async(b + eight * EIGHT + (chunk * 9 + row % 8) * 16, from.weight + (ok ? place : 0),
+                               ok ? 16 : 0);
                 }
             }
-            if (++step == slabs_of(next)) next++, step = 0;
+            if (++ahead == slabs_of(next)) next++, ahead = 0;
         }
         copy_commit();
     };
 
-    float sums[WINDOW_WM / 16][W::WN / 8][4] = {};
-    int group = 0, slab = 0, brief = 0, rows[WINDOW_WM / 16];
+    float sums[W::ROWS / 16][W::WN / 8][4] = {};
+    int slab = 0, slot = 0; /* slab: of its group */
+    uint32_t rows[2];       /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
     fetch_window(0);
+    barrier(); /* for the table */
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++) fetch(i);
-    for (int i = 0; i < p.slabs; i++) {
-        if (brief) { /* the group before was so short that this one's window may be under way */
-            copy_wait<0>();
-        } else {
-            copy_wait<STAGES - 2>();
+    for (int i = 0; i < W::RING - 1; i++) fetch(i);
+    int group = 0;
+#pragma unroll 1
+    for (int s = 0; s < p.sources; s++) {
+        const window_source &from = p.from[s];
+        if (s > 0) {
+            const tile_corner corner = corner_of(p, anew(tile));
+            if (!DATA) {
+                turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), [&](int row) {
+                    const int m = row_of(row);
+                    return m >> (p.log_w + p.log_h) < corner.images ? (int)place_of(p, corner, m) : -1;
+                });
+            } else if (p.turn_drop.threshold > 0) {
+                turn_data<BN, WGMMA>(p, sums, n0 + n_warp, [&](int row) { return place_of(p, corner, row_of(row)); });
+            }
         }
-        barrier();
-        if (slab == 0 && group + 1 < all) fetch_window(group + 1);
-        fetch(i + STAGES - 1);
-        const int s = source_of(group), chunks = chunks_of(group), k = p.from[s].k;
-        const uint32_t by =
-            group - s * p.from[0].groups + 1 < p.from[s].groups ? p.from[s].over_each : p.from[s].over_last;
-        if (slab == 0 && (group == 0 || group == p.from[0].groups)) { /* a source begins */
-            if (group > 0) {
-                const auto place_of = [&](int row) {
-                    const int m = warp % 4 * WINDOW_WM + row;
-                    const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
-                    const int image = image0 + (m >> (p.log_w + p.log_h));
-                    return ((size_t)image * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
-                };
-                if (!DATA) {
-                    turn<BN>(p, sums, n0 + warp / 4 * W::WN, [&](int row) {
-                        const int image = (warp % 4 * WINDOW_WM + row) >> (p.log_w + p.log_h);
-                        return image < images ? pixel(p.turn, place_of(row), 0) : (bf16 *)NULL;
-                    });
-                } else if (p.turn_drop.threshold > 0) {
-                    turn_data<BN>(p, sums, n0 + warp / 4 * W::WN, place_of);
+#pragma unroll
+        for (int q = 0; q < 2; q++) {
+            const tile_pixel at =
+                pixel_of_row(p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : warp % 4 * 64 + lane % 16);
+            rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
+        }
+        for (const int end = group + from.groups; group < end;) {
+            if (slab == 0 && group > 0 && slabs_of(group - 1) < W::RING - 1) { /* its window may be under way */
+                copy_wait<0>();
+            } else {
+                copy_wait<W::RING - 2>();
+            }
+            if (WGMMA) fence_async();
+            barrier();
+            if (slab == 0 && group + 1 < all) fetch_window(group + 1);
+            fetch(slot > 0 ? slot - 1 : W::RING - 1); /* of the slab before */
+            unsigned char *const a = shared + group % 2 * p.buffer, *const b = ring + slot * W::STAGE;
+            const depth_step *const steps = steps_at(group, slab);
+            if (WGMMA) {
+                uint64_t at[W::STEPS]; /* the steps, for a pixel 0 */
+#pragma unroll
+                for (int k = 0; k < W::STEPS; k++)
+                    at[k] = matrix_at(shared_address(a) + (uint32_t)steps[k].window[0] * 16,
+                                      (steps[k].window[1] - steps[k].window[0]) * 16, from.width * 16);
+                const uint64_t at_b = matrix_at(shared_address(b), EIGHT, DATA ? 128 : 144);
+                wgmma_begin(sums);
+#pragma unroll
+                for (int k = 0; k < W::STEPS; k++) {
+                    wgmma<BN, !DATA>(sums[0], at[k] + rows[0], at_b + (uint32_t)(2 * k * EIGHT / 16));
+                    wgmma<BN, !DATA>(sums[1], at[k] + rows[1], at_b + (uint32_t)(2 * k * EIGHT / 16));
+                }
+                wgmma_wait(sums);
+            } else {
+#pragma unroll
+                for (int k = 0; k < W::STEPS; k++) {
+                    unsigned char *const from_pixel = a + (rows[0] + (uint32_t)steps[k].window[lane / 16]) * 16;
+                    uint32_t fa[4][4];
+#pragma unroll
+                    for (int q = 0; q < 4; q++) load_matrix4(fa[q], from_pixel + q * 2 * from.width * 16);
+#pragma unroll
+                    for (int j = 0; j < W::WN / 8; j += 2) {
+                        const int n = n_warp + j * 8, eight = 2 * k + lane / 8 % 2;
+                        uint32_t fb[4];
+                        if (DATA) {
+                            load_matrix4(fb, b + eight * EIGHT + (n + lane % 8 + lane / 16 * 8) * 16);
+                        } else {
+                            load_matrix4_transposed(fb, b + eight * EIGHT + ((n / 8 + lane / 16) * 9 + lane % 8) * 16);
+                        }
+#pragma unroll
+                        for (int q = 0; q < 4; q++) {
+                            mma_bf16(sums[q][j], fa[q], fb);
+                            mma_bf16(sums[q][j + 1], fa[q], fb + 2);
+                        }
+                    }
                 }
             }
-#pragma unroll
-            for (int q = 0; q < WINDOW_WM / 16; q++) {
-                const int m = warp % 4 * WINDOW_WM + q * 16 + lane % 16;
-                const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
-                const int line = (m >> (p.log_w + p.log_h)) * p.from[s].height + y;
-                rows[q] = (line * p.from[s].width + x) * p.from[s].pitch * 16;
-            }
-        }
-        unsigned char *const a = shared + group % 2 * p.buffer, *const b = ring + i % STAGES * W::STAGE;
-#pragma unroll
-        for (int half = 0; half < 2; half++) { /* 16 deep each */
-            /* A lane's eight channels: behind the last tap the weights are zeros, and any pixel will do. */
-            const int deep = slab * 4 + 2 * half + lane / 16, tap = part(deep, by), y = part(tap, p.from[s].over_k);
-            const int offset =
-                tap < k * k ? ((y * p.from[s].width + tap - y * k) * p.from[s].pitch + deep - tap * chunks) * 16 : 0;
-            uint32_t fa[WINDOW_WM / 16][4];
-#pragma unroll
-            for (int q = 0; q < WINDOW_WM / 16; q++) load_matrix4(fa[q], a + rows[q] + offset);
-#pragma unroll
-            for (int j = 0; j < W::WN / 8; j += 2) {
-                uint32_t fb[2][2];
-                load_columns<16, CB, LIES>(fb, b, warp / 4 * W::WN + j * 8, half);
-#pragma unroll
-                for (int q = 0; q < WINDOW_WM / 16; q++) {
-                    mma_bf16(sums[q][j], fa[q], fb[0]);
-                    mma_bf16(sums[q][j + 1], fa[q], fb[1]);
-                }
-            }
-        }
-        brief = 0;
-        if (++slab == slabs_of(group)) {
-            brief = slab < STAGES - 1;
-            group++;
-            slab = 0;
+            slot = slot + 1 < W::RING ? slot + 1 : 0;
+            if (++slab == slabs_of(group)) group++, slab = 0;
         }
     }
     copy_wait<0>();
 
     /* Out, all at once, so that the registers are free; then finished in blocks of BM. */
     float *const out = (float *)shared;
+    const int first_row = row_of(0) + anew(t) % 32 / 4, first_column = n_warp + anew(t) % 4 * 2;
     barrier();
 #pragma unroll
-    for (int q = 0; q < WINDOW_WM / 16; q++) {
+    for (int q = 0; q < W::ROWS / 16; q++) {
 #pragma unroll
         for (int j = 0; j < W::WN / 8; j++) {
-            const int row = warp % 4 * WINDOW_WM + q * 16 + lane / 4, column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
+            const int row = first_row + q * (WGMMA ? 64 : 16), column = first_column + j * 8;
             *(float2 *)(out + row * W::LD + column) = make_float2(sums[q][j][0], sums[q][j][1]);
             *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(sums[q][j][2], sums[q][j][3]);
         }
     }
     barrier();
+    const tile_corner corner = corner_of(p, anew(tile));
     for (int half = 0; half < WINDOW_ROWS / BM; half++) {
-        const int left = (images << (p.log_w + p.log_h)) - half * BM;
-        finish_tile<bf16, BN, W::WORKERS, DATA, DATA ? 4 : 1>(
-            p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0, p.columns,
-            (size_t)(2 * tile + half), [&](int row) {
-                const int m = half * BM + row, x = m & ((1 << p.log_w) - 1);
-                const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), image = image0 + (m >> (p.log_w + p.log_h));
-                return ((size_t)image * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
-            });
+        const int left = (corner.images << (p.log_w + p.log_h)) - half * BM;
+        finish_tile<bf16, BN, W::WORKERS, DATA,
+                    !DATA   ? 1
+                    : WGMMA ? (BN > 40 ? 2 : 1)
+                            : 4>(p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0,
+                                 p.columns, (size_t)(2 * tile + half),
+                                 [&](int row) { return place_of(p, corner, half * BM + row); });
     }
 }
 

@@ -61,12 +61,12 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 /* ---- what tests can ask for ---- */
 extern "C" {
-int cuda_host_backwards;     /* warps take turns from the last to the first */
-long cuda_host_malloc_fails; /* the n-th cudaMalloc from now fails; 0: none */
-int cuda_host_lost;          /* every call from now on fails, as after an error that cannot be recovered from */
-int cuda_host_devices = 1;   /* GPUs that there are; -1: no driver */
-int cuda_host_no_cublas;     /* the library is not found */
-long cuda_host_launches;     /* counted */
+int cuda_host_backwards;      /* warps take turns from the last to the first */
+long cuda_host_malloc_fails;  /* the n-th cudaMalloc from now fails; 0: none */
+int cuda_host_lost;           /* every call from now on fails, as after an error that cannot be recovered from */
+int cuda_host_devices = 1;    /* GPUs that there are; -1: no driver */
+int cuda_host_no_cublas;      /* the library is not found */
+long cuda_host_launches;      /* counted */
 int cuda_host_processors = 4; /* multiprocessors of the GPU */
 /* Not NULL: nothing runs, no memory is touched, and each launch is told to it. */
 void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, size_t shared);
@@ -76,12 +76,22 @@ void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, s
 
 enum { FIBER_READY, FIBER_BARRIER, FIBER_COLLECTIVE, FIBER_DONE };
 enum { FIBER_STACK = 128 << 10, WARP = 32 };
-enum { COLLECTIVE_LDMATRIX = 1, COLLECTIVE_LDMATRIX_T, COLLECTIVE_MMA, COLLECTIVE_SHUFFLE /* + bytes */ };
+enum { CUDA_HOST_SHARED_BASE = 1024 }; /* where a block's shared memory begins: the first KB is the system's */
+enum { COLLECTIVE_LDMATRIX = 1, COLLECTIVE_LDMATRIX_T, COLLECTIVE_MMA, COLLECTIVE_WGMMA, COLLECTIVE_WGMMA_WAIT };
+enum { COLLECTIVE_SHUFFLE = 16 /* + bytes */ };
 
 struct cuda_host_copy {
     void *to;
     const void *from;
     int bytes, group;
+};
+
+/* A wgmma that has been issued; what it adds to is kept from the thread until it waits. */
+struct cuda_host_product {
+    float *d;
+    std::vector<float> before; /* of the first that adds to d */
+    int n, b_by_depth;
+    uint64_t a, b;
 };
 
 struct cuda_host_fiber {
@@ -98,6 +108,8 @@ struct cuda_host_fiber {
     dim3 index;
     std::vector<cuda_host_copy> copies; /* on their way */
     int groups;                         /* committed */
+    std::vector<cuda_host_product> products;
+    int begun, unfenced; /* wgmma_begin has been called; shared memory has been written that no fence_async is behind */
 };
 
 static thread_local struct cuda_host_state {
@@ -190,6 +202,7 @@ static void cuda_host_enter() {
 #endif
     cuda_host.body();
     if (!cuda_host.now->copies.empty()) cuda_host_fail("a thread has ended with copies still on their way");
+    if (!cuda_host.now->products.empty()) cuda_host_fail("a thread has ended with products still on their way");
     cuda_host_yield(FIBER_DONE);
     abort();
 }
@@ -207,6 +220,8 @@ static void cuda_host_prepare(cuda_host_fiber *f, unsigned index) {
     f->index = dim3(index, 0, 0);
     f->copies.clear();
     f->groups = 0;
+    f->products.clear();
+    f->begun = f->unfenced = 0;
     f->asan = NULL;
 #ifdef CUDA_HOST_ASAN /* the last frame of the thread that used the stack before, which never returned */
     ASAN_UNPOISON_MEMORY_REGION(f->stack + FIBER_STACK - 4096, 4096);
@@ -297,6 +312,75 @@ static void cuda_host_shuffle(cuda_host_fiber **lanes, int bytes) {
     for (int l = 0; l < WARP; l++) memcpy(lanes[l]->result, values[l], (size_t)bytes);
 }
 
+/* Element (row, k) of an operand as its descriptor says where (PTX ISA, "Matrix Descriptor", no swizzle): blocks of
+ * 8 x 16 bytes; row < 8 * n, k < 16. By depth, the rows of a block are steps of the depth. */
+static float cuda_host_operand(uint64_t descriptor, int by_depth, int row, int k) {
+    const uint64_t start = (descriptor & 0x3fff) * 16, leading = (descriptor >> 16 & 0x3fff) * 16,
+                   stride = (descriptor >> 32 & 0x3fff) * 16;
+    const uint64_t block = start + (uint64_t)(k / 8) * leading + (uint64_t)(row / 8) * stride;
+    const uint64_t at =
+        block + (uint64_t)(by_depth ? k % 8 : row % 8) * 16 + (uint64_t)(by_depth ? row % 8 : k % 8) * 2;
+    if (descriptor >> 46 != 0) cuda_host_fail("wgmma: a descriptor of another layout");
+    if (at < CUDA_HOST_SHARED_BASE || at + 2 > CUDA_HOST_SHARED_BASE + cuda_host.shared_bytes)
+        cuda_host_fail("wgmma: an operand outside shared memory");
+    uint16_t bits;
+    memcpy(&bits, cuda_host.shared + (at - CUDA_HOST_SHARED_BASE), sizeof bits);
+    return cuda_host_float(bits);
+}
+
+static int cuda_host_warp_of(const cuda_host_fiber *f) { return (int)f->index.x / WARP; }
+
+/* Issues a product: its sums read as NaN from now on. */
+static void cuda_host_wgmma(cuda_host_fiber **lanes) {
+    for (const cuda_host_fiber *f : cuda_host.fibers) {
+        if (f->index.x < cuda_host.block_size.x && f->unfenced)
+            cuda_host_fail("wgmma: shared memory was written with no fence_async behind it");
+    }
+    for (int l = 0; l < WARP; l++) {
+        cuda_host_fiber *f = lanes[l];
+        cuda_host_product p = *(const cuda_host_product *)f->a;
+        const cuda_host_product *first = (const cuda_host_product *)lanes[0]->a;
+        if (p.a != first->a || p.b != first->b) cuda_host_fail("wgmma: the lanes of a warp name different operands");
+        if (!f->begun) cuda_host_fail("wgmma: without wgmma_begin");
+        int under_way = 0;
+        for (const cuda_host_product &q : f->products) under_way |= q.d == p.d;
+        if (!under_way) {
+            p.before.assign(p.d, p.d + p.n / 2);
+            memset(p.d, 0xff, (size_t)p.n / 2 * sizeof *p.d);
+        }
+        f->products.push_back(p);
+    }
+}
+
+/* PTX ISA, wgmma m64nNk16: with g = l / 4, t = l % 4, warp w of four: d[4 j + i] is row 16 w + g + 8 (i / 2), column
+ * 8 j + 2 t + i % 2. Operands are read now, as late as may be: what was overwritten too early shows. */
+static void cuda_host_wgmma_wait(cuda_host_fiber **lanes) {
+    const size_t products = lanes[0]->products.size();
+    for (size_t i = 0; i < products; i++) {
+        const cuda_host_product &p = lanes[0]->products[i];
+        const int w = cuda_host_warp_of(lanes[0]) % 4;
+        static float a[16][16], b[256][16];
+        for (int k = 0; k < 16; k++) {
+            for (int r = 0; r < 16; r++) a[r][k] = cuda_host_operand(p.a, 0, 16 * w + r, k);
+            for (int c = 0; c < p.n; c++) b[c][k] = cuda_host_operand(p.b, p.b_by_depth, c, k);
+        }
+        for (int l = 0; l < WARP; l++) {
+            const cuda_host_product &mine = lanes[l]->products[i];
+            if (!mine.before.empty()) memcpy(mine.d, mine.before.data(), mine.before.size() * sizeof(float));
+            for (int j = 0; j < p.n / 2; j++) {
+                const int row = l / 4 + j % 4 / 2 * 8, column = j / 4 * 8 + l % 4 * 2 + j % 2;
+                float sum = mine.d[j];
+                for (int k = 0; k < 16; k++) sum += a[row][k] * b[column][k];
+                mine.d[j] = sum;
+            }
+        }
+    }
+    for (int l = 0; l < WARP; l++) {
+        lanes[l]->products.clear();
+        lanes[l]->begun = 0;
+    }
+}
+
 static void cuda_host_collective(cuda_host_fiber **lanes) {
     const int kind = lanes[0]->kind;
     for (int l = 1; l < WARP; l++) {
@@ -304,6 +388,10 @@ static void cuda_host_collective(cuda_host_fiber **lanes) {
     }
     if (kind == COLLECTIVE_MMA) {
         cuda_host_mma(lanes);
+    } else if (kind == COLLECTIVE_WGMMA) {
+        cuda_host_wgmma(lanes);
+    } else if (kind == COLLECTIVE_WGMMA_WAIT) {
+        cuda_host_wgmma_wait(lanes);
     } else if (kind >= COLLECTIVE_SHUFFLE) {
         cuda_host_shuffle(lanes, kind - COLLECTIVE_SHUFFLE);
     } else {
@@ -352,6 +440,8 @@ static void cuda_host_block(unsigned threads) {
 
 static inline unsigned char *shared_memory() { return cuda_host.shared; }
 static inline void after_previous() { cuda_host.waited++; }
+static inline int anew(int v) { return v; }
+static inline int of_warp(int v) { return v; }
 static inline float exponential(float x) { return expf(x); }
 static inline void barrier() { cuda_host_yield(FIBER_BARRIER); }
 
@@ -380,6 +470,26 @@ static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]
     cuda_host_meet(COLLECTIVE_MMA, d, a, b, 0);
 }
 
+/* wgmma: what it reads must lie behind a fence_async of those who wrote it, what it adds to behind a wgmma_begin. */
+static inline uint32_t shared_address(const void *p) {
+    return (uint32_t)((const unsigned char *)p - cuda_host.shared) + CUDA_HOST_SHARED_BASE;
+}
+static inline void fence_async() { cuda_host.now->unfenced = 0; }
+template <typename D>
+static inline void wgmma_begin(D &) {
+    cuda_host.now->begun = 1;
+}
+template <typename D>
+static inline void wgmma_wait(D &) {
+    cuda_host_meet(COLLECTIVE_WGMMA_WAIT, NULL, NULL, NULL, 0);
+}
+template <int N, int B_BY_DEPTH>
+static inline void wgmma(float (*d)[4], uint64_t a, uint64_t b) {
+    cuda_host_product p;
+    p.d = d[0], p.n = N, p.b_by_depth = B_BY_DEPTH, p.a = a, p.b = b;
+    cuda_host_meet(COLLECTIVE_WGMMA, NULL, &p, NULL, 0);
+}
+
 /* cp.async: 16 bytes, both aligned; bytes 0: zeros arrive, and nothing is read. */
 static inline void copy_async(void *shared, const void *global, int bytes) {
     if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) cuda_host_fail("cp.async: not 16-byte aligned");
@@ -397,8 +507,10 @@ static inline void copy_wait() {
             f->copies[kept++] = c;
         } else if (c.bytes == 0) {
             memset(c.to, 0, 16);
+            f->unfenced = 1;
         } else {
             memcpy(c.to, c.from, 16);
+            f->unfenced = 1;
         }
     }
     f->copies.resize(kept);
