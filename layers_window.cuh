@@ -25,7 +25,7 @@ struct window_tile {
     enum { BLOCKS_DATA = WGMMA ? 2 : SIDE == 2 ? 1 : BN > 48 ? 2 : 3 };
     enum { BLOCKS_FORWARD = WGMMA ? (BN > 40 ? 2 : 3) : SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
     /* A slab of weights: STEPS of 16 of the depth; so many slabs under way or at work. */
-    enum { STEPS = WGMMA ? 4 : 2, EIGHTS = 2 * STEPS, RING = WGMMA ? 3 : 4 };
+    enum { STEPS = WGMMA ? 3 : 2, EIGHTS = 2 * STEPS, RING = WGMMA ? 3 : 4 };
     /* An eight of its depth as chunks of 16 bytes: forward [eights of columns][8 of the depth, and a gap], for the data
      * gradient [columns, and a gap]. The gaps let what is fetched together land in different banks. */
     enum { B_CHUNKS = BN / 8, BY_DEPTH_EIGHT = B_CHUNKS * 9, BY_ROW_EIGHT = BN + (WGMMA ? 1 : 2) };
@@ -85,7 +85,7 @@ static __host__ __device__ __forceinline__ int steps_of(int chunks, int taps) {
 struct depth_step {
     int window[2], weights[2];
 };
-enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2, KINDS = 4 };
+enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2 + 2, KINDS = 4 }; /* in whole slabs */
 enum { TABLE_BYTES = KINDS * STEPS_MOST * sizeof(depth_step) };
 
 /* Kind 2 s: a group of source s; 2 s + 1: its last. */

@@ -3,26 +3,28 @@
  *
  * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
  * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
- * that wants them, out of it. macs: useful multiply-adds; mma: with the padding of tiles. partials: sums of parts of a
+ * that wants them, out of it. macs: useful multiply-adds; mma, wgmma: with the padding of tiles, by mma.sync and by
+ * Hopper's own instruction. partials: sums of parts of a
  * weight gradient, written when the parts are done and then read to be added up: through the second-level cache.
  *
  * How the products are made: by taps, every one of which fetches its operands (fp32, and whatever does not suit
- * windows); by windows; and those of a residual unit in one kernel. The CUDA device does all of it in bf16. */
+ * windows); by windows; those of a residual unit in one kernel; and windows by wgmma. The CUDA device does all of it in
+ * bf16. */
 #ifndef STEP_COST_H
 #define STEP_COST_H
 #include "../layers.h"
 
 /* What a machine can do at the most: bytes a second from memory, fetched by blocks through the caches, through shared
- * memory, and through the second-level cache; flops a second; and the least time between two kernels that wait for one
- * another. */
+ * memory, and through the second-level cache; flops a second, and of mma.sync; and the least time between two kernels
+ * that wait for one another. */
 struct ceilings {
-    double memory, fetch, shared, level2, flops, launch;
+    double memory, fetch, shared, level2, flops, mma_sync, launch;
 };
 
-enum making { BY_TAPS, BY_WINDOWS, IN_PAIRS };
+enum making { BY_TAPS, BY_WINDOWS, IN_PAIRS, BY_WGMMA };
 
 struct cost {
-    double maps, fetch, shared, partials, macs, mma;
+    double maps, fetch, shared, partials, macs, mma, wgmma;
     int kernels;
 };
 
@@ -33,6 +35,7 @@ static void cost_add(struct cost *to, const struct cost *c) {
     to->partials += c->partials;
     to->macs += c->macs;
     to->mma += c->mma;
+    to->wgmma += c->wgmma;
     to->kernels += c->kernels;
 }
 
@@ -101,18 +104,21 @@ static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, in
  * decides it: 0 where it does not. */
 struct window {
     double tiles;
-    int log_w, log_h, per, columns; /* of a tile */
+    int log_w, log_h, per, columns, wgmma; /* of a tile */
 };
-static int window_of(struct window *w, int k, int stride, const struct map *to, int columns, int n) {
+static int window_of(struct window *w, int k, int stride, const struct map *to, int columns, int n,
+                     enum making making) {
     if (k == 1 || stride != 1 || to->h % 8 != 0 || to->w % 8 != 0) return 0;
     w->log_w = to->w % 16 == 0 ? 4 : 3;
     w->log_h = to->h % 16 == 0 ? 4 : 3;
     w->per = 256 >> (w->log_w + w->log_h);
     const int tiles = (n + w->per - 1) / w->per * (to->w >> w->log_w) * (to->h >> w->log_h);
     if ((to->w >> w->log_w) * (to->h >> w->log_h) > 1 && n % w->per != 0) return 0;
-    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    static const int of_mma[] = {128, 96, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    w->wgmma = making == BY_WGMMA;
+    const int *const widths = w->wgmma ? of_wgmma : of_mma;
     long least = 1L << 60;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; widths[i] > 0; i++) {
         const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
         const long cost = (long)((blocks + MULTIPROCESSORS - 1) / MULTIPROCESSORS) * (widths[i] + 24);
         if (cost < least) {
@@ -125,29 +131,37 @@ static int window_of(struct window *w, int k, int stride, const struct map *to, 
 }
 /* One source of it: `stored` channels through k x k taps, in groups of at most 5 eights. */
 static void window_cost(struct cost *c, const struct window *w, int k, int stored) {
-    const int chunks = stored / 8, groups = (chunks + 4) / 5, each = (chunks + groups - 1) / groups;
-    double slabs = 0;
-    for (int left = chunks; left > 0; left -= each) slabs += up(k * k * (left < each ? left : each), 4) / 4;
+    const int chunks = stored / 8, groups = (chunks + 4) / 5, each = (chunks + groups - 1) / groups, taps = k * k;
+    double steps = 0; /* of 16 of the depth, in whole slabs */
+    for (int left = chunks; left > 0; left -= each) {
+        const int here = left < each ? left : each;
+        steps += up(here / 2 * taps + (here % 2 == 1 ? (taps + 1) / 2 : 0), w->wgmma ? 3 : 2);
+    }
     const double in = w->tiles * (w->per * ((1 << w->log_w) + k - 1) * ((1 << w->log_h) + k - 1) * stored * 2.0 +
-                                  slabs * 32 * w->columns * 2);
+                                  steps * 16 * w->columns * 2);
     c->fetch += in;
-    c->shared += in + w->tiles * slabs * 32 * (256 * (w->columns > 80 ? 2 : 1) + 4 * w->columns) * 2;
-    c->mma += w->tiles * 256 * w->columns * slabs * 32;
+    if (w->wgmma) { /* each square of 64 rows reads its own and all columns */
+        c->shared += in + w->tiles * steps * 4 * (64 + w->columns) * 16 * 2;
+        c->wgmma += w->tiles * 256 * w->columns * steps * 16;
+    } else {
+        c->shared += in + w->tiles * steps * 16 * (256 * (w->columns > 80 ? 2 : 1) + 4 * w->columns) * 2;
+        c->mma += w->tiles * 256 * w->columns * steps * 16;
+    }
 }
 
 /* Are the two made by one kernel: a residual unit's convolution, whose tiles are *w, and the 1x1 one that is added? */
-static int is_pair(struct window *w, const struct op *first, const struct op *second, int n) {
+static int is_pair(struct window *w, const struct op *first, const struct op *second, int n, enum making making) {
     if (first->kind == OP_CONV && second->kind == OP_CONV) {
         const struct op_conv *o = &first->conv, *l = &second->conv;
         return l->k == 1 && l->stride == 1 && l->act == ACT_LINEAR && o->out.at != NULL && l->add.at == o->out.at &&
                o->dropped.at == NULL && o->add.at == NULL && o->bn == NULL &&
-               window_of(w, o->k, o->stride, &o->out, map_stored(&o->out), n);
+               window_of(w, o->k, o->stride, &o->out, map_stored(&o->out), n, making);
     }
     if (first->kind == OP_CONV_DATA && second->kind == OP_CONV_DATA) {
         const struct op_conv_data *o = &first->conv_data, *l = &second->conv_data;
         return l->k == 1 && l->stride == 1 && l->add.at == o->gradient.at && o->add.at == NULL &&
                o->act == ACT_LINEAR && o->bn == NULL &&
-               window_of(w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n);
+               window_of(w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n, making);
     }
     return 0;
 }
@@ -168,7 +182,7 @@ static struct cost cost_alone(const struct program *program, const struct op *op
                      taps * map_stored(&o->in) * map_stored(to) * 2;
             c.macs = (double)n * to->h * to->w * taps * real_of(&o->in) * real_of(to);
             c.kernels = o->bn != NULL ? 2 : 1;
-            if (making != BY_TAPS && window_of(&w, o->k, o->stride, to, map_stored(to), n)) {
+            if (making != BY_TAPS && window_of(&w, o->k, o->stride, to, map_stored(to), n, making)) {
                 window_cost(&c, &w, o->k, map_stored(&o->in));
             } else {
                 product_cost(&c, (double)n * to->h * to->w, map_stored(to), taps * map_stored(&o->in));
@@ -184,7 +198,8 @@ static struct cost cost_alone(const struct program *program, const struct op *op
             c.macs = (double)n * o->out_gradient.h * o->out_gradient.w * taps * real_of(&o->gradient) *
                      real_of(&o->out_gradient);
             c.kernels = o->bn != NULL ? 2 : 1;
-            if (making != BY_TAPS && window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n)) {
+            if (making != BY_TAPS &&
+                window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n, making)) {
                 window_cost(&c, &w, o->k, map_stored(&o->out_gradient));
             } else {
                 product_cost(&c, (double)n * o->gradient.h * o->gradient.w, map_stored(&o->gradient),
@@ -240,9 +255,9 @@ static struct cost cost_alone(const struct program *program, const struct op *op
 static struct cost cost_of(const struct program *program, int i, int n, enum making making) {
     const struct op *const op = &program->ops[i];
     struct window w;
-    if (making == IN_PAIRS && i > 0 && is_pair(&w, op - 1, op, n)) return (struct cost){0};
+    if (making >= IN_PAIRS && i > 0 && is_pair(&w, op - 1, op, n, making)) return (struct cost){0};
     struct cost c = cost_alone(program, op, n, making);
-    if (making == IN_PAIRS && i + 1 < program->n_ops && is_pair(&w, op, op + 1, n)) {
+    if (making >= IN_PAIRS && i + 1 < program->n_ops && is_pair(&w, op, op + 1, n, making)) {
         const struct cost second = cost_alone(program, op + 1, n, making);
         const int back = op->kind == OP_CONV_DATA;
         const struct map *const in = back ? &op[1].conv_data.out_gradient : &op[1].conv.in;
@@ -260,7 +275,8 @@ static double seconds_of(const struct cost *c, const struct ceilings *at) {
     double s = c->maps / at->memory;
     if (c->fetch / at->fetch > s) s = c->fetch / at->fetch;
     if (c->shared / at->shared > s) s = c->shared / at->shared;
-    if (2 * c->mma / at->flops > s) s = 2 * c->mma / at->flops;
+    const double products = 2 * c->mma / at->mma_sync + 2 * c->wgmma / at->flops;
+    if (products > s) s = products;
     return s + c->partials / at->level2 + c->kernels * at->launch;
 }
 #endif
