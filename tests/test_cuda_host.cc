@@ -13,7 +13,7 @@ static void check(int good, const char *what) {
     if (!good) printf("failed: %s\n", what);
 }
 
-static cudaStream_t stream;
+static cudaStream_t stream, chain, beside; /* chain goes before beside */
 
 /* ---- what a warp does together ---- */
 
@@ -156,6 +156,96 @@ static void caught(const char *what, const char *word, F mistake) {
 
 static __global__ void writes(int *p) { *p = 7; }
 
+/* ---- two streams ---- */
+
+static __global__ void adds(int *to, const int *from, int more) {
+    after_previous();
+    if (threadIdx.x == 0) *to = *from + more;
+}
+static void add(cudaStream_t s, int *to, const int *from, int more, int early) {
+    LAUNCH(adds, dim3(1), dim3(32), (size_t)0, s, early, to, from, more);
+}
+
+/* On the chain x becomes 1; beside it y = x + 10; on the chain x becomes 5 and z = y + 5: 16 with both waits, and
+ * without one of them something else in one of the two orders. */
+struct forked {
+    int zero, x, y, z;
+};
+static void run_forked(struct forked *f, cudaEvent_t fork, cudaEvent_t join, int forks, int joins) {
+    add(chain, &f->x, &f->zero, 1, 0);
+    if (forks) (void)(cudaEventRecord(fork, chain) == cudaSuccess && cudaStreamWaitEvent(beside, fork, 0));
+    add(beside, &f->y, &f->x, 10, 0);
+    if (joins) (void)(cudaEventRecord(join, beside) == cudaSuccess && cudaStreamWaitEvent(chain, join, 0));
+    add(chain, &f->x, &f->zero, 5, 0);
+    add(chain, &f->z, &f->y, 5, 1);
+}
+static int done_forked(const struct forked *f) {
+    check(cudaStreamSynchronize(chain) == cudaSuccess && cudaStreamSynchronize(beside) == cudaSuccess, "both are done");
+    return f->z;
+}
+
+static void test_streams() {
+    cudaEvent_t fork, join, never;
+    int wrong[2] = {0, 0};
+    check(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming) == cudaSuccess &&
+              cudaEventCreateWithFlags(&join, cudaEventDisableTiming) == cudaSuccess &&
+              cudaEventCreateWithFlags(&never, cudaEventDisableTiming) == cudaSuccess,
+          "events");
+    for (int waits = 0; waits < 4; waits++) {
+        for (cuda_host_late = 0; cuda_host_late < 2; cuda_host_late++) {
+            struct forked f = {};
+            run_forked(&f, fork, join, waits & 1, waits & 2);
+            const int good = done_forked(&f) == 16;
+            check(waits != 3 || good, "two streams that wait for each other");
+            if (waits == 1 || waits == 2) wrong[waits - 1] += !good;
+        }
+    }
+    check(wrong[0] == 1, "a wait that the first of two streams misses, in one of the orders");
+    check(wrong[1] == 1, "a wait that the second of two streams misses, in one of the orders");
+
+    struct forked f = {};
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
+    run_forked(&f, fork, join, 1, 1);
+    check(cudaStreamSynchronize(beside) != cudaSuccess, "a stream enters a capture by a wait");
+    check(cudaStreamEndCapture(chain, &graph) == cudaSuccess && f.x == 0 && f.y == 0, "both are captured");
+    check(cudaStreamWaitEvent(chain, fork, 0) == cudaErrorStreamCaptureIsolation, "an event of a capture that is over");
+    check(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess, "a graph of two streams");
+    for (cuda_host_late = 0; cuda_host_late < 2; cuda_host_late++) {
+        f = {};
+        add(chain, &f.zero, &f.zero, 100, 0); /* the graph comes behind what its stream was given */
+        check(cudaGraphLaunch(exec, chain) == cudaSuccess && cudaGraphLaunch(exec, chain) == cudaSuccess &&
+                  done_forked(&f) == 116,
+              "and runs as they would");
+    }
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+
+    check(cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
+    run_forked(&f, fork, join, 1, 0);
+    check(cudaStreamEndCapture(chain, &graph) == cudaErrorStreamCaptureUnjoined && graph == NULL,
+          "a capture that leaves the other stream's work alone");
+    check(cudaStreamSynchronize(beside) == cudaSuccess, "but it is over");
+    check(cudaEventRecord(join, beside) == cudaSuccess &&
+              cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess &&
+              cudaStreamWaitEvent(chain, join, 0) == cudaErrorStreamCaptureIsolation &&
+              cudaStreamEndCapture(chain, &graph) == cudaSuccess,
+          "a capture that waits for what is outside");
+    cudaGraphDestroy(graph);
+    check(cudaStreamWaitEvent(chain, never, 0) == cudaSuccess, "a wait for an event that was never recorded");
+    cuda_host_late = 0;
+    caught("an early kernel straight behind a wait", "another", [=] {
+        int x = 0;
+        cudaEventRecord(fork, beside);
+        cudaStreamWaitEvent(chain, fork, 0);
+        add(chain, &x, &x, 1, 1);
+    });
+    cudaEventDestroy(fork);
+    cudaEventDestroy(join);
+    cudaEventDestroy(never);
+}
+
 static void test_mistakes() {
     alignas(16) static char memory[64];
     const dim3 one(1), two(64), warp(32);
@@ -232,13 +322,20 @@ static void test_runtime() {
 }
 
 int main() {
+    int least, greatest;
     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    cudaStreamCreateWithPriority(&chain, cudaStreamNonBlocking, greatest);
+    cudaStreamCreateWithPriority(&beside, cudaStreamNonBlocking, least);
     test_multiply();
     test_memory();
     test_mistakes();
+    test_streams();
     test_watch();
     test_runtime();
     cudaStreamDestroy(stream);
+    cudaStreamDestroy(chain);
+    cudaStreamDestroy(beside);
     printf("%ld passed, %ld failed\n", passed, failed);
     return failed != 0;
 }
