@@ -214,9 +214,9 @@ static struct ref_bn ref_bn_new(struct scene *s, int c, int links) {
 
 #ifdef TEST_CUDA
 #ifdef TEST_GPU
-static int cuda_host_backwards; /* without effect there */
+static int cuda_host_backwards, cuda_host_late; /* without effect there */
 #else
-extern int cuda_host_backwards;
+extern int cuda_host_backwards, cuda_host_late;
 #endif
 
 static size_t floats_of(const struct map *m, int n) {
@@ -399,7 +399,7 @@ static void play(struct scene *s, struct op *ops, int n_ops, int n) {
             if (d == NULL) continue;
             restore(s, &step, &tally);
 #ifdef TEST_CUDA
-            cuda_host_backwards = t;
+            cuda_host_backwards = cuda_host_late = t;
             tolerance = d->element == 2 ? BF16_TOLERANCE : TOLERANCE;
 #endif
             CHECK(run_on(d, s, &p, n, &e) == OK, "%s: %s", s->about, e.text);
@@ -1546,7 +1546,7 @@ int main(int argc, char **argv) {
         for (int t = 0; t < THREADS; t++) {
             struct error e = {0};
 #ifdef TEST_CUDA
-            found += device_cuda(&devices[isa][t], 0, isa == 0, &e) == OK;
+            found += device_cuda(&devices[isa][t], 0, isa == 0, 0, &e) == OK;
             if (devices[isa][t] == NULL) printf("%s\n", e.text);
 #else
             found += device_cpu(&devices[isa][t], t + 1, isa_names[isa], &e) == OK;
