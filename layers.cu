@@ -6,6 +6,11 @@
  * same code. An operation that only finishes the one before (a normalisation's numbers from the sums) is taken along by
  * its kernel.
  *
+ * Operations are launched into one stream, the *chain*. The weight gradients of convolutions, for which only the
+ * optimiser waits, go into a second one *beside* it, behind an event that says that their maps are there; the chain
+ * waits for them when the memory plan may use those maps again (see run_ops). They fill the multiprocessors that the
+ * chain leaves idle: the last blocks of its kernels, kernels that wait for memory.
+ *
  * Invariant: nothing is allocated and nobody waits while a program runs; whatever could make a captured step stale
  * (memory released, scratch grown) forgets it. */
 #include "layers_kernels.cuh"
@@ -35,18 +40,26 @@ struct captured {
 };
 enum { CAPTURED_MOST = 8 };
 
+/* Where an operation is launched, and whose scratch it uses. */
+enum lane { CHAIN, BESIDE, LANES };
+/* Weight gradients beside the chain: those of two or three residual units, so that there are some to fill what the
+ * chain leaves, and the maps that are kept for them are some 2 to 8 % of all (by the plans of tests/configurations). */
+enum { BESIDE_MOST = 6 };
+
 struct device_cuda {
     struct device device; /* first: a struct device * is a struct device_cuda * */
     int gpu, fp32, multiprocessors;
     int shared_most; /* bytes that a block can have */
     int wgmma;       /* its products of four warps are used */
     int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
-    cudaStream_t stream;
+    /* The chain's, and the one beside it: NULL where everything goes into the chain. */
+    cudaStream_t stream, beside;
+    cudaEvent_t fork, done[BESIDE_MOST];
     struct cublas cublas;
     cublas_handle handle;
     void *workspace; /* cuBLAS's */
-    char *scratch;
-    size_t scratch_bytes;
+    char *scratch[LANES];
+    size_t scratch_bytes[LANES];
     void *shadow;
     size_t shadow_bytes;
     const float *shadow_of; /* the values it holds; NULL: it must be made anew */
@@ -68,22 +81,84 @@ struct run {
     const struct program *p;
     int n, dry, failed;
     struct error *e;
-    size_t used, need;   /* scratch: of this operation, of any */
+    enum lane lane;      /* of this operation */
+    size_t used;         /* scratch: of this operation */
+    size_t need[LANES];  /* of any */
     int next;            /* the operation after this one */
-    cudaEvent_t *events; /* profiling: one before each operation, and one at the end; else NULL */
+    cudaEvent_t *events; /* profiling: one before each operation, and one at the end, all in the chain; else NULL */
+    int weights;         /* OP_CONV_WEIGHTs so far: the i-th is done at done[i % BESIDE_MOST] */
+    int newest;          /* the last of them that went beside the chain */
+    int under_way[BESIDE_MOST]; /* those for which the chain has not waited */
+    int waits[LANES];           /* a lane that has just been made to wait for the other */
 };
-#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                         \
-    do {                                                                                                       \
-        if (!(r)->dry)                                                                                         \
-            LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), (r)->d->stream, (r)->d->early, __VA_ARGS__); \
+
+static cudaStream_t stream_of(const struct run *r) {
+    return r->lane == BESIDE && r->events == NULL ? r->d->beside : r->d->stream;
+}
+/* A kernel that comes behind a wait has two to come behind, and can be early for neither. */
+static int early_of(struct run *r) {
+    const int early = r->d->early && !r->waits[r->lane];
+    r->waits[r->lane] = 0;
+    return early;
+}
+#define GO_WITH(r, kernel, grid, threads, shared, ...)                                                                \
+    do {                                                                                                              \
+        if (!(r)->dry) LAUNCH(kernel, grid, dim3(threads), (size_t)(shared), stream_of(r), early_of(r), __VA_ARGS__); \
     } while (0)
 #define GO(r, kernel, grid, shared, ...) GO_WITH(r, kernel, grid, THREADS, shared, __VA_ARGS__)
 
 static void *scratch(struct run *r, size_t bytes) {
-    void *const at = r->dry ? NULL : r->d->scratch + r->used;
+    void *const at = r->dry ? NULL : r->d->scratch[r->lane] + r->used;
     r->used += (bytes + 255) / 256 * 256;
-    if (r->used > r->need) r->need = r->used;
+    if (r->used > r->need[r->lane]) r->need[r->lane] = r->used;
     return at;
+}
+
+/* ---- beside the chain ---- */
+
+/* Is there something to wait for? Not where nothing is launched, nor in a profile, where all is in the chain. */
+static int waits_between(const struct run *r) { return r->d->beside != NULL && !r->dry && r->events == NULL; }
+
+static void wait_for(struct run *r, enum lane lane, cudaEvent_t event) {
+    const cudaStream_t stream = lane == CHAIN ? r->d->stream : r->d->beside;
+    const int failed = cuda_check(cudaStreamWaitEvent(stream, event, 0), "a wait between streams", r->e);
+    if (failed && !r->failed) r->failed = failed;
+    r->waits[lane] = 1;
+}
+
+static void record(struct run *r, cudaEvent_t event, cudaStream_t stream) {
+    const int failed = cuda_check(cudaEventRecord(event, stream), "an event between streams", r->e);
+    if (failed && !r->failed) r->failed = failed;
+}
+
+/* The chain waits for the i-th weight gradient, if it has not. */
+static void join(struct run *r, int i) {
+    int *const under_way = &r->under_way[i % BESIDE_MOST];
+    if (*under_way) wait_for(r, CHAIN, r->d->done[i % BESIDE_MOST]);
+    *under_way = 0;
+}
+
+/* And for all: they are done one after the other. */
+static void join_all(struct run *r) {
+    join(r, r->newest);
+    memset(r->under_way, 0, sizeof r->under_way);
+}
+
+/* What is launched from here to end_beside goes beside the chain, behind all that is in it. */
+static void begin_beside(struct run *r) {
+    if (r->d->beside == NULL) return;
+    r->lane = BESIDE;
+    if (!waits_between(r)) return;
+    record(r, r->d->fork, r->d->stream);
+    wait_for(r, BESIDE, r->d->fork);
+}
+
+static void end_beside(struct run *r) {
+    r->lane = CHAIN;
+    if (!waits_between(r)) return;
+    r->newest = r->weights - 1;
+    r->under_way[r->newest % BESIDE_MOST] = 1;
+    record(r, r->d->done[r->newest % BESIDE_MOST], r->d->beside);
 }
 
 static int blocks_of(size_t n, size_t each) { return (int)((n + each - 1) / each); }
@@ -607,27 +682,32 @@ int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct w
     return splits;
 }
 
+static float *bias_gradient_of(const struct run *r, const struct op_conv_weight *o) {
+    return o->bias != LAYERS_NONE ? r->p->parameters->gradient + o->bias : NULL;
+}
+
+template <typename T>
+static void dense_weight(struct run *r, const struct op_conv_weight *o) {
+    const int columns = stored_of(&o->out_gradient);
+    const view<T> in = view_of<T>(&o->in), g = view_of<T>(&o->out_gradient);
+    float *const bias = bias_gradient_of(r, o);
+    gemm<T>(r, 1, 0, stored_of(&o->in), columns, r->n, in.at, in.stride, g.at, g.stride,
+            r->p->parameters->gradient + o->weight);
+    if (bias != NULL)
+        GO(r, bias_gradient<T>, dim3((unsigned)blocks_of((size_t)columns, 64)), (THREADS * 8 + 64) * sizeof(float), g,
+           r->n, columns, bias);
+}
+
 template <typename T>
 static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     const struct map *g = &o->out_gradient;
-    float *const weight = r->p->parameters->gradient + o->weight, *const bias =
-                                                                      o->bias != LAYERS_NONE
-                                                                          ? r->p->parameters->gradient + o->bias
-                                                                          : NULL;
+    float *const weight = r->p->parameters->gradient + o->weight, *const bias = bias_gradient_of(r, o);
     weight_product_of<T> p;
     memset(&p, 0, sizeof p);
     const int in_stored = stored_of(&o->in);
     p.columns = stored_of(g);
     p.source = view_of<T>(&o->in);
     p.gradient = view_of<T>(g);
-    if (is_dense(o->k, &o->in, NULL)) {
-        gemm<T>(r, 1, 0, in_stored, p.columns, r->n, p.source.at, p.source.stride, p.gradient.at, p.gradient.stride,
-                weight);
-        if (bias != NULL)
-            GO(r, bias_gradient<T>, dim3((unsigned)blocks_of((size_t)p.columns, 64)),
-               (THREADS * 8 + 64) * sizeof(float), p.gradient, r->n, p.columns, bias);
-        return;
-    }
     const int bn = tile_columns(p.source.at, p.columns), depth = tile<T, 64>::BK;
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
     const size_t size = weights + (size_t)(bias != NULL ? p.columns : 0);
@@ -657,6 +737,19 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     go_weights(r, p, bn, tiles, splits);
     GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED, (const float *)p.partials, splits,
        size, weights, p.columns, weight, bias);
+}
+
+/* A dense layer's is cuBLAS's, which has one stream. */
+template <typename T>
+static void weight_gradient(struct run *r, const struct op_conv_weight *o) {
+    join(r, r->weights++); /* the one that this one takes the place of */
+    if (is_dense(o->k, &o->in, NULL)) {
+        dense_weight<T>(r, o);
+    } else {
+        begin_beside(r);
+        conv_weight<T>(r, o);
+        end_beside(r);
+    }
 }
 
 /* ---- passes over a map ---- */
@@ -815,7 +908,7 @@ static void run_op(struct run *r, const struct op *op) {
         case OP_APPLY: apply_forward<T>(r, &op->apply); break;
         case OP_LOSS: loss_forward<T>(r, &op->loss); break;
         case OP_CONV_DATA: conv_data<T>(r, &op->conv_data); break;
-        case OP_CONV_WEIGHT: conv_weight<T>(r, &op->conv_weight); break;
+        case OP_CONV_WEIGHT: weight_gradient<T>(r, &op->conv_weight); break;
         case OP_SUMS: sums_back<T>(r, &op->sums); break;
         case OP_BN_GRADIENT:
             go_sums(r, NULL, 0, op->bn_gradient.h, op->bn_gradient.w, op->bn_gradient.bn, BN_BACK);
@@ -830,10 +923,13 @@ static void run_op(struct run *r, const struct op *op) {
     }
 }
 
+/* As struct device says of `beside`, the chain waits for a weight gradient before the BESIDE_MOST-th after it and
+ * before the optimiser; and at the end. */
 static int run_ops(struct run *r) {
     for (r->next = 0; r->next < r->p->n_ops && !r->failed;) {
         const struct op *op = &r->p->ops[r->next++];
         r->used = 0;
+        if (op->kind == OP_OPTIMISE) join_all(r);
         if (r->events != NULL) (void)cudaEventRecord(r->events[r->next - 1], r->d->stream);
         if (r->d->fp32) {
             run_op<float>(r, op);
@@ -841,6 +937,7 @@ static int run_ops(struct run *r) {
             run_op<bf16>(r, op);
         }
     }
+    join_all(r); /* who waits for the chain waits for all, and a capture ends where it began */
     return r->failed;
 }
 
@@ -942,14 +1039,22 @@ static int make_shadow(struct device_cuda *c, const struct program *p, struct er
     return cuda_check(cudaGetLastError(), "the weights in bf16", e);
 }
 
+static struct run run_of(struct device_cuda *c, const struct program *p, int n, struct error *e) {
+    struct run r = {};
+    r.d = c, r.p = p, r.n = n, r.e = e;
+    r.waits[CHAIN] = 1; /* perhaps: the program before may have ended with a wait */
+    return r;
+}
+
 /* The first time a program is run its operations are launched one by one: CUDA and cuBLAS load a kernel when it is
  * first launched, which they may not do while a step is recorded. */
 static int run_first(struct device_cuda *c, const struct program *p, int n, struct error *e) {
-    struct run r = {};
-    r.d = c, r.p = p, r.n = n, r.e = e, r.dry = 1;
+    struct run r = run_of(c, p, n, e);
+    r.dry = 1;
     int failed = run_ops(&r);
-    if (!failed) failed = grow(c, (void **)&c->scratch, &c->scratch_bytes, r.need, "the operations' scratch", e);
-    r.dry = 0;
+    for (int i = 0; i < LANES && !failed; i++)
+        failed = grow(c, (void **)&c->scratch[i], &c->scratch_bytes[i], r.need[i], "the operations' scratch", e);
+    r = run_of(c, p, n, e);
     if (!failed) failed = run_ops(&r);
     if (!failed) failed = cuda_check(cudaGetLastError(), "a step", e);
     if (failed) return failed;
@@ -960,16 +1065,17 @@ static int run_first(struct device_cuda *c, const struct program *p, int n, stru
 }
 
 static int capture(struct device_cuda *c, struct captured *k, struct error *e) {
-    struct run r = {};
+    struct run r = run_of(c, k->program, k->n, e);
     cudaGraph_t graph = NULL;
-    r.d = c, r.p = k->program, r.n = k->n, r.e = e;
     int failed = cuda_check(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step", e);
     if (failed) return failed;
     failed = run_ops(&r);
     if (!failed) failed = cuda_check(cudaGetLastError(), "recording a step", e);
     const int ended = cuda_check(cudaStreamEndCapture(c->stream, &graph), "recording a step", failed ? NULL : e);
     if (!failed) failed = ended;
-    if (!failed) failed = cuda_check(cudaGraphInstantiate(&k->graph, graph, 0), "a step's graph", e);
+    if (!failed)
+        failed = cuda_check(cudaGraphInstantiate(&k->graph, graph, cudaGraphInstantiateFlagUseNodePriority),
+                            "a step's graph", e);
     if (graph != NULL) (void)cudaGraphDestroy(graph);
     return failed;
 }
@@ -987,8 +1093,7 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
 
 static int cuda_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
     struct device_cuda *c = cuda_of(d);
-    struct run r = {};
-    r.d = c, r.p = p, r.n = n, r.e = e;
+    struct run r = run_of(c, p, n, e);
     int failed = cuda_run(d, p, n, e); /* makes scratch and shadow, and warms up */
     if (!failed) failed = cuda_wait(d, e);
     r.events = (cudaEvent_t *)mem_zero((size_t)p->n_ops + 1, sizeof *r.events);
@@ -1020,10 +1125,15 @@ static void cuda_close(struct device *d) {
     if (c->stream != NULL) (void)cudaStreamSynchronize(c->stream);
     forget_captured(c);
     if (c->handle != NULL) c->cublas.destroy(c->handle);
-    void *const blocks[] = {c->workspace, c->scratch, c->shadow};
-    for (int i = 0; i < 3; i++) {
+    void *const blocks[] = {c->workspace, c->scratch[CHAIN], c->scratch[BESIDE], c->shadow};
+    for (int i = 0; i < 4; i++) {
         if (blocks[i] != NULL) (void)cudaFree(blocks[i]);
     }
+    for (int i = 0; i < BESIDE_MOST; i++) {
+        if (c->done[i] != NULL) (void)cudaEventDestroy(c->done[i]);
+    }
+    if (c->fork != NULL) (void)cudaEventDestroy(c->fork);
+    if (c->beside != NULL) (void)cudaStreamDestroy(c->beside);
     if (c->stream != NULL) (void)cudaStreamDestroy(c->stream);
     mem_free(c);
 }
@@ -1100,6 +1210,17 @@ static struct map trial_map(bf16 *at, int width) {
     return m;
 }
 
+static bf16 narrowed(float v) { /* of a v that bf16 has */
+    bf16 b;
+    memcpy(&b.bits, (const char *)&v + 2, sizeof b.bits);
+    return b;
+}
+static float widened(bf16 b) {
+    float v = 0;
+    memcpy((char *)&v + 2, &b.bits, sizeof b.bits);
+    return v;
+}
+
 static int try_products(struct device_cuda *c, bf16 *maps, float *weights, bf16 results[TRIAL_MAP], struct error *e) {
     struct parameters parameters = {};
     struct op ops[2] = {};
@@ -1124,42 +1245,49 @@ static int try_products(struct device_cuda *c, bf16 *maps, float *weights, bf16 
 /* Where two matrices lie is told to wgmma in words that only the hardware reads: a small convolution is made both ways
  * before a net is, and where they differ (or the program carries no image that has them) wgmma is left alone. */
 static int try_wgmma(struct device_cuda *c, struct error *e) {
-    const size_t map_bytes = TRIAL_MAP * 2 * sizeof(bf16), weight_bytes = TRIAL_WEIGHTS * sizeof(float);
-    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(2, map_bytes);
+    const size_t map_bytes = 2 * TRIAL_MAP * sizeof(bf16), weight_bytes = TRIAL_WEIGHTS * sizeof(float);
+    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(1, map_bytes), *const with = here + TRIAL_MAP;
     float *weights = NULL, *const weights_here = (float *)mem_zero(1, weight_bytes), largest = 0;
-    float *const values = (float *)mem_zero(2 * TRIAL_MAP, sizeof *values);
-    int failed = here == NULL || weights_here == NULL || values == NULL ? error_memory(e, map_bytes, "the device") : OK;
+    int failed = here == NULL || weights_here == NULL ? error_memory(e, map_bytes, "the device") : OK;
     if (!failed) failed = cuda_alloc(&c->device, map_bytes, (void **)&maps, e);
     if (!failed) failed = cuda_alloc(&c->device, weight_bytes, (void **)&weights, e);
     if (failed) goto end;
-    for (int i = 0; i < TRIAL_PIXELS * TRIAL_IN; i++) { /* exact in bf16 */
-        const float v = (float)(i * 7 % 13 - 6) / 4;
-        memcpy(&here[i].bits, (const char *)&v + 2, 2);
-    }
+    for (int i = 0; i < TRIAL_PIXELS * TRIAL_IN; i++) here[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
     for (int i = 0; i < TRIAL_WEIGHTS; i++) weights_here[i] = (float)(i * 11 % 17 - 8) / 64;
     failed = cuda_write(&c->device, maps, here, map_bytes, e);
     if (!failed) failed = cuda_write(&c->device, weights, weights_here, weight_bytes, e);
-    for (int wgmma = 0; wgmma < 2 && !failed; wgmma++) {
-        c->wgmma = wgmma;
-        failed = try_products(c, maps, weights, here + wgmma * TRIAL_MAP, e);
-    }
-    for (int i = 0; i < 2 * TRIAL_MAP && !failed; i++) {
-        float v = 0;
-        memcpy((char *)&v + 2, &here[i].bits, 2);
-        values[i] = v;
-        if (i < TRIAL_MAP && fabsf(v) > largest) largest = fabsf(v);
-        if (i >= TRIAL_MAP && !(fabsf(v - values[i - TRIAL_MAP]) <= largest / 64)) c->wgmma = 0;
+    c->wgmma = 1; /* first, for kernels that are not there leave zeros */
+    if (!failed) failed = try_products(c, maps, weights, with, e);
+    c->wgmma = 0;
+    if (!failed) failed = try_products(c, maps, weights, here, e);
+    c->wgmma = !failed;
+    for (int i = 0; i < TRIAL_MAP; i++) largest = fmaxf(largest, fabsf(widened(here[i])));
+    for (int i = 0; i < TRIAL_MAP; i++) {
+        if (!(fabsf(widened(with[i]) - widened(here[i])) <= largest / 64)) c->wgmma = 0;
     }
 end:
     if (weights != NULL) cuda_release(&c->device, weights);
     if (maps != NULL) cuda_release(&c->device, maps);
-    mem_free(values);
     mem_free(weights_here);
     mem_free(here);
     return failed;
 }
 
-static int open_device(struct device_cuda *c, struct error *e) {
+/* The chain goes first where both have blocks to run. */
+static cudaError_t open_streams(struct device_cuda *c, unsigned without) {
+    int least = 0, greatest = 0;
+    cudaError_t s = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (s == cudaSuccess) s = cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, greatest);
+    if (s != cudaSuccess || (without & CUDA_WITHOUT_BESIDE)) return s;
+    c->device.beside = BESIDE_MOST;
+    s = cudaStreamCreateWithPriority(&c->beside, cudaStreamNonBlocking, least);
+    if (s == cudaSuccess) s = cudaEventCreateWithFlags(&c->fork, cudaEventDisableTiming);
+    for (int i = 0; i < BESIDE_MOST && s == cudaSuccess; i++)
+        s = cudaEventCreateWithFlags(&c->done[i], cudaEventDisableTiming);
+    return s;
+}
+
+static int open_device(struct device_cuda *c, unsigned without, struct error *e) {
     cudaDeviceProp prop;
     int failed = cuda_check(cudaSetDevice(c->gpu), "opening it", e);
     if (!failed) failed = cuda_check(cudaGetDeviceProperties(&prop, c->gpu), "opening it", e);
@@ -1171,19 +1299,20 @@ static int open_device(struct device_cuda *c, struct error *e) {
     c->multiprocessors = prop.multiProcessorCount;
     c->shared_most = (int)prop.sharedMemPerBlockOptin;
     int driver = 0; /* from 12.3 on such launches can be recorded */
-    c->early = prop.major >= 9 && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
-    failed = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "opening it", e);
+    c->early = prop.major >= 9 && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030 &&
+               !(without & CUDA_WITHOUT_EARLY);
+    failed = cuda_check(open_streams(c, without), "opening it", e);
     cudaError_t s = cudaSuccess;
     allow_products<float, 64>(&s);
     for (int bn = 32; bn <= 128; bn += 16) {
         WITH_COLUMNS(bn, allow_products, &s)
         WITH_COLUMNS(bn, allow_windows, c->shared_most, &s)
     }
-    const int hopper = prop.major == 9 && !c->fp32;
-    for (int bn = 24; bn <= 80 && hopper; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
+    const int hopper = prop.major == 9 && !c->fp32, wgmma = hopper && !(without & CUDA_WITHOUT_WGMMA);
+    for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = open_cublas(c, e);
-    if (!failed && hopper) failed = try_wgmma(c, e);
+    if (!failed && wgmma) failed = try_wgmma(c, e);
     snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s%s", c->gpu, prop.name,
              (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16",
              hopper && !c->wgmma ? ", without wgmma" : "");
@@ -1197,7 +1326,7 @@ extern "C" int device_cuda_count(void) {
     return 0;
 }
 
-extern "C" int device_cuda(struct device **out, int gpu, int fp32, struct error *e) {
+extern "C" int device_cuda(struct device **out, int gpu, int fp32, unsigned without, struct error *e) {
     int count = 0;
     *out = NULL;
     const cudaError_t found = cudaGetDeviceCount(&count);
@@ -1223,7 +1352,7 @@ extern "C" int device_cuda(struct device **out, int gpu, int fp32, struct error 
     c->device.wait = cuda_wait;
     c->device.profile = cuda_profile;
     c->device.close = cuda_close;
-    const int failed = open_device(c, e);
+    const int failed = open_device(c, without, e);
     if (failed) {
         cuda_close(&c->device);
         return failed;

@@ -1,7 +1,8 @@
 /* layers.h - what a device must be able to compute: the operations that a network is made of.
  *
  * net.c turns a configuration into `struct program`s: lists of operations on maps whose places in memory are already
- * planned. A device executes a list, in order, for a batch of n images; it decides nothing else. The operations are
+ * planned. A device executes a list, in order, for a batch of n images; it decides nothing else. (One kind of
+ * operation may be under way beside those that follow it: see `beside` in struct device.) The operations are
  * cut where a fast device wants them: whatever can ride along while a map is in registers (bias, activation, dropout,
  * residual sum, the sums of batch normalisation) is a field of the operation that makes the map, so that no map makes
  * a trip through memory for it. Above each operation stands what it must move at the least, in elements.
@@ -328,9 +329,13 @@ struct program {
 /* A device, for one net at a time (its own stream where the hardware has such). Functions return 0 or an error kind:
  * ERROR_TRIAL where only this net is concerned (no memory), ERROR_ENVIRONMENT where the device is lost. */
 struct device {
-    const char *name;                                                     /* "cpu", "cuda" */
-    char about[120];                                                      /* for people: "2 threads, AVX-512" */
-    size_t element;                                                       /* bytes of a stored map element */
+    const char *name; /* "cpu", "cuda" */
+    char about[120];  /* for people: "2 threads, AVX-512" */
+    size_t element;   /* bytes of a stored map element */
+    /* An OP_CONV_WEIGHT may be under way beside the operations that follow it, until the `beside`-th OP_CONV_WEIGHT
+     * after it begins, or OP_OPTIMISE, or the program ends. Whoever plans the memory keeps its maps as they are until
+     * then. 0: everything in order. */
+    int beside;
     int (*alloc)(struct device *, size_t bytes, void **, struct error *); /* zeroed, 64-byte aligned */
     void (*release)(struct device *, void *);
     int (*write)(struct device *, void *to, const void *from, size_t bytes, struct error *); /* host to device */
@@ -345,7 +350,10 @@ struct device {
 
 /* threads 0: as many as there are cores. isa NULL: the best this CPU has; else "avx512", "avx2", "base". */
 int device_cpu(struct device **, int threads, const char *isa, struct error *);
-/* gpu: its number. ERROR_ENVIRONMENT with what is missing where there is none. */
-int device_cuda(struct device **, int gpu, int fp32, struct error *);
+/* What a CUDA device does without, for measuring what it gains: weight gradients beside the chain of the other
+ * operations; kernels that are put on the multiprocessors before the one before them is done; Hopper's own products. */
+enum { CUDA_WITHOUT_BESIDE = 1, CUDA_WITHOUT_EARLY = 2, CUDA_WITHOUT_WGMMA = 4 };
+/* gpu: its number; without: CUDA_WITHOUT_... or 0. ERROR_ENVIRONMENT with what is missing where there is none. */
+int device_cuda(struct device **, int gpu, int fp32, unsigned without, struct error *);
 int device_cuda_count(void); /* GPUs that can be seen */
 #endif

@@ -840,13 +840,24 @@ static int is_added(const struct op *before, const struct op *op) {
            op->conv_data.add.at == before->conv_data.gradient.at;
 }
 
+/* The last operation that the i-th, a weight gradient, may be under way beside. */
+static int beside_until(const struct program *p, int i, int beside) {
+    for (int k = i + 1, weights = 0; k < p->n_ops; k++) {
+        if (p->ops[k].kind == OP_OPTIMISE) return k;
+        weights += p->ops[k].kind == OP_CONV_WEIGHT;
+        if (weights == beside) return k;
+    }
+    return p->n_ops - 1;
+}
+
 /* Places tensors, the largest first, each at the lowest offset where no tensor that lives at the same time is in the
  * way. Returns the bytes needed. */
-static size_t plan_memory(struct plan *p, int batch, size_t element, int keep) {
+static size_t plan_memory(struct plan *p, int batch, const struct device *d, int keep) {
     struct map *maps[8];
     for (int i = 0; i < p->program.n_ops; i++) {
         struct op *const op = &p->program.ops[i];
-        const int last = i + 1 < p->program.n_ops && is_added(op, op + 1) ? i + 1 : i;
+        int last = i + 1 < p->program.n_ops && is_added(op, op + 1) ? i + 1 : i;
+        if (op->kind == OP_CONV_WEIGHT && d->beside > 0) last = beside_until(&p->program, i, d->beside);
         for (int m = op_maps(op, maps) - 1; m >= 0; m--) {
             if (maps[m]->at == NULL) continue;
             struct tensor_plan *t = map_tensor(p, maps[m]);
@@ -857,7 +868,7 @@ static size_t plan_memory(struct plan *p, int batch, size_t element, int keep) {
     int by_size[MAX_TENSORS], placed = 0;
     for (int i = 0; i < p->n_tensors; i++) {
         struct tensor_plan *t = &p->tensors[i];
-        t->bytes = (t->elements * (size_t)batch * (t->wide ? sizeof(float) : element) + 255) / 256 * 256;
+        t->bytes = (t->elements * (size_t)batch * (t->wide ? sizeof(float) : d->element) + 255) / 256 * 256;
         if (keep) {
             t->first = 0;
             t->last = INT_MAX - 1;
@@ -1005,7 +1016,7 @@ int net_build(struct net **out, const struct net_config *config, const struct ne
         plans[i]->program.parameters = p;
         plans[i]->program.step = net->step;
         plans[i]->program.tally = net->tally;
-        const size_t bytes = plan_memory(plans[i], net->batch, device->element, options->keep);
+        const size_t bytes = plan_memory(plans[i], net->batch, device, options->keep);
         if (bytes > net->map_bytes) net->map_bytes = bytes;
     }
     failed = device->alloc(device, net->map_bytes, (void **)&net->maps, e);

@@ -234,7 +234,7 @@ int search_device(struct device **device, const char *which, int gpu, int fp32, 
     if (strcmp(which, "cpu") != 0) {
 #ifdef PARZEN_CUDA
         struct error why;
-        const int gpus = device_cuda_count(), failed = device_cuda(device, gpus > 0 ? gpu % gpus : 0, fp32, &why);
+        const int gpus = device_cuda_count(), failed = device_cuda(device, gpus > 0 ? gpu % gpus : 0, fp32, 0, &why);
         if (!failed) return OK;
         const char *reason = why.text;
 #else

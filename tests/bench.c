@@ -1,11 +1,14 @@
 /* bench.c - measures training steps: a table with a line for each configuration, and what each operation takes.
  *
- *   bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N] CONFIG.json...
+ *   bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N]
+ *         [--without beside|early|wgmma]... CONFIG.json...
  *
  * CONFIG: a result file, or a configuration. --isa: what the CPU uses: avx512, avx2 or base; its best if absent. Steps
  * are timed by the epoch, as a trial runs them: batches of random images, shuffled, flipped and dropped; the median of
  * several epochs behind one that warms up. --ops also times the operations one by one, in their places in a step, and
  * sets them against what they move and multiply (step_cost.h).
+ * --without, on a GPU, shows what is gained by what is left out: beside: weight gradients beside the chain of the other
+ * operations; early: kernels that come before the one before them is done; wgmma: Hopper's own products.
  * --device none measures nothing and prints that account alone, for an H200.
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
@@ -35,6 +38,7 @@ static const char *const kinds[] = {
 struct options {
     const char *device;
     int fp32, ops, probe, threads, batch; /* probe: only whether there is such a device */
+    unsigned without;                     /* as device_cuda takes it */
     enum making making;
 };
 
@@ -264,8 +268,18 @@ static int usage(void) {
     fprintf(stderr,
             "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--making taps|windows|pairs|wgmma] "
             "[--threads N] "
-            "[--batch N] CONFIG.json...\n");
+            "[--batch N] [--without beside|early|wgmma]... CONFIG.json...\n");
     return 2;
+}
+
+/* Adds it to what is left out; 0: there is no such thing. */
+static int leave_out(struct options *o, const char *what) {
+    const unsigned it = strcmp(what, "beside") == 0  ? CUDA_WITHOUT_BESIDE
+                        : strcmp(what, "early") == 0 ? CUDA_WITHOUT_EARLY
+                        : strcmp(what, "wgmma") == 0 ? CUDA_WITHOUT_WGMMA
+                                                     : 0;
+    o->without |= it;
+    return it != 0;
 }
 
 int main(int argc, char **argv) {
@@ -286,6 +300,8 @@ int main(int argc, char **argv) {
             o.device = argv[++i];
         } else if (strcmp(argv[i], "--making") == 0 && i + 1 < argc) {
             making = argv[++i];
+        } else if (strcmp(argv[i], "--without") == 0 && i + 1 < argc) {
+            if (!leave_out(&o, argv[++i])) return usage();
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             isa = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
@@ -298,7 +314,8 @@ int main(int argc, char **argv) {
     }
     if (i == argc && !o.probe) return usage();
     static const char *const makings[] = {"taps", "windows", "pairs", "wgmma"};
-    if (making == NULL) making = o.fp32 || strcmp(o.device, "cpu") == 0 ? "taps" : "wgmma";
+    if (making == NULL)
+        making = o.fp32 || strcmp(o.device, "cpu") == 0 ? "taps" : o.without & CUDA_WITHOUT_WGMMA ? "pairs" : "wgmma";
     int which = 0;
     while (which < 4 && strcmp(making, makings[which]) != 0) which++;
     if (which == 4) return usage();
@@ -309,7 +326,7 @@ int main(int argc, char **argv) {
             (struct ceilings){40e9, 400e9, 400e9, 400e9, 240e9, 240e9, 0}; /* of the machine that BENCHMARKS.md names */
     } else if (strcmp(o.device, "cuda") == 0) {
 #ifdef PARZEN_CUDA
-        failed = device_cuda(&device, 0, o.fp32, &e);
+        failed = device_cuda(&device, 0, o.fp32, o.without, &e);
         if (!failed && !o.probe) measure_ceilings(&ceilings);
 #else
         failed = error_set(&e, ERROR_ENVIRONMENT, "this was built without CUDA");

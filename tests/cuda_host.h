@@ -9,6 +9,9 @@
  * cuda_host_backwards warps take their turns the other way round, so that results that depend on the order, a missing
  * barrier, show as other bits. Graphs keep what was launched as functions and call them.
  *
+ * Of two streams that were given priorities, one is always as far ahead of the other as their events allow, as late as
+ * it may run or as soon (cuda_host_late), in captured graphs too: a missing wait shows as other bits.
+ *
  * It shows nothing of speed, of memory order between threads, or of the real instructions: that is for `make test-gpu`.
  */
 #ifndef CUDA_HOST_H
@@ -19,8 +22,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -61,7 +66,9 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 /* ---- what tests can ask for ---- */
 extern "C" {
-int cuda_host_backwards;      /* warps take turns from the last to the first */
+int cuda_host_backwards; /* warps take turns from the last to the first */
+int cuda_host_late; /* streams of lower priority run as late as they may; 0: as soon as they may, the others late */
+int cuda_host_other_wgmma;    /* it takes the two distances of a matrix the other way round */
 long cuda_host_malloc_fails;  /* the n-th cudaMalloc from now fails; 0: none */
 int cuda_host_lost;           /* every call from now on fails, as after an error that cannot be recovered from */
 int cuda_host_devices = 1;    /* GPUs that there are; -1: no driver */
@@ -317,12 +324,15 @@ static void cuda_host_shuffle(cuda_host_fiber **lanes, int bytes) {
 static float cuda_host_operand(uint64_t descriptor, int by_depth, int row, int k) {
     const uint64_t start = (descriptor & 0x3fff) * 16, leading = (descriptor >> 16 & 0x3fff) * 16,
                    stride = (descriptor >> 32 & 0x3fff) * 16;
-    const uint64_t block = start + (uint64_t)(k / 8) * leading + (uint64_t)(row / 8) * stride;
+    const uint64_t block = start + (uint64_t)(k / 8) * (cuda_host_other_wgmma ? stride : leading) +
+                           (uint64_t)(row / 8) * (cuda_host_other_wgmma ? leading : stride);
     const uint64_t at =
         block + (uint64_t)(by_depth ? k % 8 : row % 8) * 16 + (uint64_t)(by_depth ? row % 8 : k % 8) * 2;
     if (descriptor >> 46 != 0) cuda_host_fail("wgmma: a descriptor of another layout");
-    if (at < CUDA_HOST_SHARED_BASE || at + 2 > CUDA_HOST_SHARED_BASE + cuda_host.shared_bytes)
+    if (at < CUDA_HOST_SHARED_BASE || at + 2 > CUDA_HOST_SHARED_BASE + cuda_host.shared_bytes) {
+        if (cuda_host_other_wgmma) return 0;
         cuda_host_fail("wgmma: an operand outside shared memory");
+    }
     uint16_t bits;
     memcpy(&bits, cuda_host.shared + (at - CUDA_HOST_SHARED_BASE), sizeof bits);
     return cuda_host_float(bits);
@@ -528,25 +538,65 @@ enum {
     cudaErrorNoDevice = 100,
     cudaErrorNotReady = 600,
     cudaErrorLaunchFailure = 719,
-    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureUnjoined = 904,
+    cudaErrorStreamCaptureIsolation = 905
 };
 enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 enum {
     cudaStreamNonBlocking = 1,
     cudaStreamCaptureModeThreadLocal = 1,
+    cudaEventDisableTiming = 2,
+    cudaGraphInstantiateFlagUseNodePriority = 8,
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8
 };
 enum { CUDA_HOST_SHARED = 48 << 10, CUDA_HOST_SHARED_MOST = 227 << 10 };
 
-struct cuda_host_stream {
-    std::vector<std::function<void()>> *capture; /* NULL: not capturing */
+/* What a stream has still to do, in order: work, or a wait until another has done `count` of what it was given. */
+struct cuda_host_queue;
+struct cuda_host_item {
+    std::function<void()> work;
+    std::shared_ptr<cuda_host_queue> on; /* NULL: work */
+    size_t count;
+};
+enum cuda_host_rank { RANK_NONE, RANK_HIGH, RANK_LOW }; /* NONE: no priority was asked for; it never lags */
+struct cuda_host_queue {
+    cuda_host_rank rank;
+    std::deque<cuda_host_item> items;
+    size_t done; /* of all that there were */
+};
+/* A graph: what its streams were given, in the order of the calls. Stream 0 is the one whose capture it was. */
+struct cuda_host_node {
+    int stream;
+    std::function<void()> work;
+    int on; /* wait for this stream; -1: work */
+    size_t count;
 };
 struct cuda_host_graph {
-    std::vector<std::function<void()>> work;
+    std::vector<cuda_host_node> nodes;
+    std::vector<cuda_host_rank> ranks;
+};
+struct cuda_host_stream;
+struct cuda_host_capture {
+    cuda_host_graph graph;
+    std::vector<cuda_host_stream *> streams;
+    std::vector<size_t> counts; /* nodes of each */
+};
+struct cuda_host_stream {
+    std::shared_ptr<cuda_host_queue> queue;
+    std::shared_ptr<cuda_host_capture> capture; /* NULL: not capturing */
+    int number;                                 /* in the capture */
+    int waited;                                 /* the last that it was given was a wait for another stream */
+};
+struct cuda_host_event { /* where it was last recorded: in a capture, or in a queue; neither: never */
+    std::shared_ptr<cuda_host_queue> queue;
+    std::shared_ptr<cuda_host_capture> capture;
+    int number;
+    size_t count;
 };
 typedef cuda_host_stream *cudaStream_t;
 typedef cuda_host_graph *cudaGraph_t, *cudaGraphExec_t;
-typedef int *cudaEvent_t;
+typedef cuda_host_event *cudaEvent_t;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
@@ -610,55 +660,159 @@ static inline cudaError_t cudaFree(void *p) {
     free(p);
     return cuda_host_return(cudaSuccess);
 }
+
+/* ---- streams, events, graphs ---- */
+
+static void cuda_host_advance(cuda_host_queue *q, size_t count) {
+    while (q->done < count) {
+        const cuda_host_item item = q->items.front();
+        q->items.pop_front();
+        if (item.on != NULL) {
+            cuda_host_advance(item.on.get(), item.count);
+        } else if (!cuda_host_lost) {
+            item.work();
+        }
+        q->done++;
+    }
+}
+static size_t cuda_host_given(const cuda_host_queue *q) { return q->done + q->items.size(); }
+static void cuda_host_give(cuda_host_queue *q, const cuda_host_item &item) {
+    q->items.push_back(item);
+    if (q->rank != (cuda_host_late ? RANK_LOW : RANK_HIGH)) cuda_host_advance(q, cuda_host_given(q));
+}
+static void cuda_host_do(cudaStream_t s, const std::function<void()> &work) {
+    s->waited = 0;
+    if (cuda_host_watch != NULL) return;
+    if (s->capture != NULL) {
+        s->capture->graph.nodes.push_back({s->number, work, -1, 0});
+        s->capture->counts[(size_t)s->number]++;
+    } else {
+        cuda_host_give(s->queue.get(), {work, NULL, 0});
+    }
+}
+static cudaError_t cuda_host_stream_create(cudaStream_t *s, cuda_host_rank rank) {
+    *s = new cuda_host_stream();
+    (*s)->queue.reset(new cuda_host_queue());
+    (*s)->queue->rank = rank;
+    return cuda_host_return(cudaSuccess);
+}
 static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
-    *s = new cuda_host_stream{NULL};
+    return cuda_host_stream_create(s, RANK_NONE);
+}
+static inline cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int priority) {
+    return cuda_host_stream_create(s, priority < 0 ? RANK_HIGH : RANK_LOW);
+}
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    if (s->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    cuda_host_advance(s->queue.get(), cuda_host_given(s->queue.get()));
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    cuda_host_advance(s->queue.get(), cuda_host_given(s->queue.get()));
     delete s;
     return cuda_host_return(cudaSuccess);
 }
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-    return cuda_host_return(s->capture != NULL ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
-}
-static void cuda_host_do(cudaStream_t s, const std::function<void()> &work) {
-    if (cuda_host_watch != NULL) return;
-    if (s != NULL && s->capture != NULL) {
-        s->capture->push_back(work);
-    } else if (!cuda_host_lost) {
-        work();
-    }
-}
-static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t s) {
-    cuda_host_do(s, [=] { memcpy(to, from, bytes); });
-    return cuda_host_return(cudaSuccess);
-}
-static inline cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s) {
-    cuda_host_do(s, [=] { memset(to, value, bytes); });
-    return cuda_host_return(cudaSuccess);
+
+static void cuda_host_enter_capture(cudaStream_t s, const std::shared_ptr<cuda_host_capture> &c) {
+    s->capture = c;
+    s->number = (int)c->streams.size();
+    c->streams.push_back(s);
+    c->counts.push_back(0);
+    c->graph.ranks.push_back(s->queue->rank);
 }
 static inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) {
     if (s->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
-    s->capture = new std::vector<std::function<void()>>;
+    cuda_host_enter_capture(s, std::make_shared<cuda_host_capture>());
     cuda_host_capturing++;
     return cuda_host_return(cudaSuccess);
 }
+/* Does stream 0 come, in the end, behind all the work of the others? */
+static int cuda_host_joined(const cuda_host_capture *c) {
+    std::vector<size_t> left = c->counts, before(c->counts.size(), 0); /* before: stream 0's end, so many of each are */
+    before[0] = left[0];
+    for (size_t i = c->graph.nodes.size(); i-- > 0;) {
+        const cuda_host_node *n = &c->graph.nodes[i];
+        const int known = --left[(size_t)n->stream] < before[(size_t)n->stream];
+        if (n->on < 0 && !known) return 0;
+        if (n->on >= 0 && known && n->count > before[(size_t)n->on]) before[(size_t)n->on] = n->count;
+    }
+    return 1;
+}
 static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
-    *g = new cuda_host_graph;
-    (*g)->work.swap(*s->capture);
-    delete s->capture;
-    s->capture = NULL;
+    const std::shared_ptr<cuda_host_capture> c = s->capture;
+    *g = NULL;
+    if (c == NULL || s->number != 0) return cuda_host_return(cudaErrorInvalidValue);
+    for (cuda_host_stream *of : c->streams) of->capture = NULL;
+    c->streams.clear(); /* over: nobody can enter it through an event any more */
     cuda_host_capturing--;
+    if (!cuda_host_joined(c.get())) return cuda_host_return(cudaErrorStreamCaptureUnjoined);
+    *g = new cuda_host_graph(c->graph);
     return cuda_host_return(cudaSuccess);
 }
+
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+    *e = new cuda_host_event();
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
+static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    if (s->capture != NULL) {
+        *e = {NULL, s->capture, s->number, s->capture->counts[(size_t)s->number]};
+    } else {
+        *e = {s->queue, NULL, 0, cuda_host_given(s->queue.get())};
+    }
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    if (e->queue == NULL && e->capture == NULL) return cuda_host_return(cudaSuccess);
+    if (s->capture == NULL && e->capture == NULL) {
+        if (e->queue == s->queue) return cuda_host_return(cudaSuccess);
+        cuda_host_give(s->queue.get(), {NULL, e->queue, e->count});
+    } else {
+        if (e->capture == NULL || e->capture->streams.empty() || (s->capture != NULL && s->capture != e->capture))
+            return cuda_host_return(cudaErrorStreamCaptureIsolation);
+        if (s->capture == NULL) cuda_host_enter_capture(s, e->capture);
+        if (e->number == s->number) return cuda_host_return(cudaSuccess);
+        s->capture->graph.nodes.push_back({s->number, NULL, e->number, e->count});
+        s->capture->counts[(size_t)s->number]++;
+    }
+    s->waited = 1;
+    return cuda_host_return(cudaSuccess);
+}
+/* Events mark no time here: the one before an operation that was launched is 1 ms before the next. */
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
+    *ms = 1;
+    return cuda_host_return(a->queue != NULL && b->queue != NULL ? cudaSuccess : cudaErrorInvalidValue);
+}
+static inline cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete e;
+    return cuda_host_return(cudaSuccess);
+}
+
 static inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned) {
     *e = new cuda_host_graph(*g);
     return cuda_host_return(cudaSuccess);
 }
+/* Stream 0 is the one that it is launched into; the others are the graph's own. */
 static inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
-    if (!cuda_host_lost) {
-        for (const std::function<void()> &work : e->work) cuda_host_do(s, work);
+    std::vector<std::shared_ptr<cuda_host_queue>> queues;
+    const size_t before = cuda_host_given(s->queue.get());
+    if (s->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    for (cuda_host_rank rank : e->ranks) {
+        queues.push_back(queues.empty() ? s->queue : std::make_shared<cuda_host_queue>());
+        if (queues.size() > 1) queues.back()->rank = rank;
     }
+    for (const cuda_host_node &n : e->nodes) {
+        cuda_host_item item = {n.work, NULL, 0};
+        if (n.on >= 0) item = {NULL, queues[(size_t)n.on], n.count + (n.on == 0 ? before : 0)};
+        cuda_host_give(queues[(size_t)n.stream].get(), item);
+    }
+    s->waited = 0;
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaGraphDestroy(cudaGraph_t g) {
@@ -669,26 +823,18 @@ static inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
     delete e;
     return cuda_host_return(cudaSuccess);
 }
+
+static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int, cudaStream_t s) {
+    cuda_host_do(s, [=] { memcpy(to, from, bytes); });
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s) {
+    cuda_host_do(s, [=] { memset(to, value, bytes); });
+    return cuda_host_return(cudaSuccess);
+}
 static inline cudaError_t cudaFuncSetAttribute(const void *kernel, int, int bytes) {
     if (bytes > CUDA_HOST_SHARED_MOST) return cuda_host_return(cudaErrorInvalidValue);
     cuda_host_asked[kernel] = (size_t)bytes;
-    return cuda_host_return(cudaSuccess);
-}
-/* Events mark no time here: the one before an operation that was launched is 1 ms before the next. */
-static inline cudaError_t cudaEventCreate(cudaEvent_t *e) {
-    *e = new int(0);
-    return cuda_host_return(cudaSuccess);
-}
-static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
-    *e = 1;
-    return cuda_host_return(cudaSuccess);
-}
-static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
-    *ms = 1;
-    return cuda_host_return(*a && *b ? cudaSuccess : cudaErrorInvalidValue);
-}
-static inline cudaError_t cudaEventDestroy(cudaEvent_t e) {
-    delete e;
     return cuda_host_return(cudaSuccess);
 }
 
@@ -739,6 +885,10 @@ static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, 
         block.x == 0 || block.x > 1024 || block.x % WARP != 0 || block.y != 1 || block.z != 1 || shared > most) {
         cuda_host_error = cudaErrorInvalidConfiguration;
         return;
+    }
+    if (early && s->waited) {
+        cuda_host.kernel = name;
+        cuda_host_fail("early, though its stream has just been made to wait for another");
     }
     if (cuda_host_watch != NULL) cuda_host_watch(name, grid.x * grid.y * grid.z, block.x, shared);
     cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, early, [=] { kernel(arguments...); }); });

@@ -1,7 +1,8 @@
 /* test_cuda.c - the CUDA device with whole nets, against the CPU device: losses, every gradient, every updated weight
  * and every moving average, for each kind of pooling, each kernel size, each optimiser, with and without normalisation,
  * residual units, first_conv and a second dense layer, through full and last smaller batches; bf16 against fp32; the
- * same bits twice; and what happens when memory or the device is gone.
+ * same bits twice, with and without weight gradients beside the chain, and in a profile; and what happens when memory
+ * or the device is gone.
  *
  * Linked with layers.cu as C++ (cuda_host.h) it needs no GPU; linked with nvcc's object it runs on one, where it also
  * trains longer (see main). */
@@ -12,6 +13,7 @@
 
 #include "../net.h"
 #include "check.h"
+#include "witness.h"
 
 /* fp32 on both sides: sums in other orders. Gradients and weights as the norm of the difference over the norm; after
  * two updates Nadam and Adam have made steps as large as the learning rate of gradients that are near 0, so weights are
@@ -26,10 +28,12 @@
 #define BF16_VECTOR 0.75
 
 #ifdef TEST_GPU
-int cuda_host_backwards, cuda_host_lost, cuda_host_devices, cuda_host_no_cublas; /* without effect there */
+int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
+    cuda_host_no_cublas; /* without effect there */
 long cuda_host_malloc_fails;
 #else
-extern int cuda_host_backwards, cuda_host_lost, cuda_host_devices, cuda_host_no_cublas;
+extern int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
+    cuda_host_no_cublas;
 extern long cuda_host_malloc_fails;
 #endif
 
@@ -197,6 +201,16 @@ static void test_nets(void) {
     compare("inception, k 3, no BN, residual in block 2, relu", &c);
 }
 
+/* Do they have the same losses and weights? */
+static void same_bits(const struct trained *a, const struct trained *b, const char *name) {
+    CHECK(memcmp(a->epoch, b->epoch, sizeof a->epoch) == 0 && memcmp(a->judge, b->judge, sizeof a->judge) == 0,
+          "%s: other losses", name);
+    for (int i = 0; i < net_n_tensors(a->net); i++) {
+        CHECK(tensor_deviation(a->net, b->net, i, NET_VALUE, 0) == 0, "%s: other bits in %s", name,
+              net_get_tensor(a->net, i).name);
+    }
+}
+
 /* The same steps twice, and with the warps' turns the other way round: the same bits. */
 static void test_bits(void) {
     struct net_config c = base();
@@ -210,15 +224,69 @@ static void test_bits(void) {
         cuda_host_backwards = 1;
         CHECK(train(&b, &c, devices[k], 2, &e) == OK, "%s", e.text);
         cuda_host_backwards = 0;
-        CHECK(memcmp(a.epoch, b.epoch, sizeof a.epoch) == 0 && memcmp(a.judge, b.judge, sizeof a.judge) == 0,
-              "%s: other losses the second time", devices[k]->about);
-        for (int i = 0; i < net_n_tensors(a.net); i++) {
-            CHECK(tensor_deviation(a.net, b.net, i, NET_VALUE, 0) == 0, "%s: other bits in %s", devices[k]->about,
-                  net_get_tensor(a.net, i).name);
-        }
+        same_bits(&a, &b, devices[k]->about);
         trained_free(&a, devices[k]);
         trained_free(&b, devices[k]);
     }
+}
+
+/* Weight gradients that are as far behind the chain as they may be, or as far before it as they can, and those in the
+ * chain: the same bits, first launched one by one, in the second epoch from what was recorded. */
+static void test_beside(void) {
+    struct net_config c = base();
+    c.residual = 2;
+    c.res_kernel = 2;
+    c.conv_dropout = 0;
+    for (int full = 0; full < 2; full++) {
+        struct device *in_order, *beside = full ? fp32 : bf16;
+        struct trained a, b;
+        struct error e = {0};
+        char name[80];
+        c.pooling = full ? POOLING_INCEPTION : POOLING_ALL_CONV;
+        c.use_bn = !full;
+        CHECK(device_cuda(&in_order, 0, full, CUDA_WITHOUT_BESIDE | CUDA_WITHOUT_EARLY, &e) == OK &&
+                  train(&a, &c, in_order, 2, &e) == OK,
+              "%s", e.text);
+        CHECK(in_order->beside == 0 && beside->beside > 0, "weight gradients beside %d, %d", in_order->beside,
+              beside->beside);
+        for (cuda_host_late = 0; cuda_host_late < 2; cuda_host_late++) {
+            snprintf(name, sizeof name, "%s, weight gradients %s", full ? "fp32" : "bf16",
+                     cuda_host_late ? "late" : "soon");
+            CHECK(train(&b, &c, beside, 2, &e) == OK, "%s: %s", name, e.text);
+            same_bits(&a, &b, name);
+            trained_free(&b, beside);
+        }
+        cuda_host_late = 0;
+        trained_free(&a, in_order);
+        in_order->close(in_order);
+    }
+}
+
+/* A profile runs its program once to warm up and once to time it, with all in the chain: two steps like others. */
+static void test_profile(void) {
+    enum { SOME = IMAGES / 3 };
+    struct net_config c = base();
+    struct witness w[2] = {witness_of(bf16), witness_of(bf16)};
+    struct trained t[2];
+    uint32_t order[SOME] = {4, 0, 7};
+    struct net_metrics m;
+    struct error e = {0};
+    for (int k = 0; k < 2; k++) {
+        CHECK(train(&t[k], &c, &w[k].device, 1, &e) == OK && net_train_step(t[k].net, order, SOME, &m, &e) == OK, "%s",
+              e.text);
+        const struct program *p = w[k].program;
+        double *seconds = mem_zero((size_t)p->n_ops, sizeof *seconds);
+        if (k == 0) {
+            CHECK(bf16->run(bf16, p, SOME, &e) == OK && bf16->run(bf16, p, SOME, &e) == OK, "%s", e.text);
+        } else {
+            CHECK(bf16->profile(bf16, p, SOME, seconds, &e) == OK, "%s", e.text);
+            for (int i = 0; i < p->n_ops; i++)
+                CHECK(p->ops[i].kind != OP_CONV_WEIGHT || seconds[i] > 0, "%s: no time", p->ops[i].layer);
+        }
+        mem_free(seconds);
+    }
+    same_bits(&t[0], &t[1], "a profile");
+    for (int k = 0; k < 2; k++) trained_free(&t[k], &w[k].device);
 }
 
 /* Weights that the host writes reach the bf16 copy that the kernels read. */
@@ -266,7 +334,7 @@ static void test_lost(void) {
     struct device *d;
     struct trained t;
     struct error e = {0};
-    CHECK(device_cuda(&d, 0, 0, &e) == OK, "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK, "%s", e.text);
     CHECK(train(&t, &c, d, 0, &e) == OK, "%s", e.text);
     cuda_host_lost = 1;
     CHECK(net_train_epoch(t.net, 0, &t.epoch[0], NULL, NULL, &e) == ERROR_ENVIRONMENT && strstr(e.text, "GPU") != NULL,
@@ -276,19 +344,35 @@ static void test_lost(void) {
     cuda_host_lost = 0;
 }
 
+/* A wgmma that is not what it is taken for is left alone, and the device says so. */
+static void test_other_wgmma(void) {
+    struct net_config c = base();
+    struct device *d;
+    struct trained t;
+    struct error e = {0};
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without wgmma") == NULL, "%s", d->about);
+    d->close(d);
+    cuda_host_other_wgmma = 1;
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without wgmma") != NULL, "%s", d->about);
+    CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without wgmma: %s", e.text);
+    trained_free(&t, d);
+    d->close(d);
+    cuda_host_other_wgmma = 0;
+}
+
 /* The one line that says what is missing. */
 static void test_missing(void) {
     struct device *d;
     struct error e = {0};
     cuda_host_devices = 0;
-    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && d == NULL && strstr(e.text, "no GPU") != NULL, "%s",
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && d == NULL && strstr(e.text, "no GPU") != NULL, "%s",
           e.text);
     cuda_host_devices = -1;
-    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "driver") != NULL, "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "driver") != NULL, "%s", e.text);
     cuda_host_devices = 1;
-    CHECK(device_cuda(&d, 1, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "no GPU 1") != NULL, "%s", e.text);
+    CHECK(device_cuda(&d, 1, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "no GPU 1") != NULL, "%s", e.text);
     cuda_host_no_cublas = 1;
-    CHECK(device_cuda(&d, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "cuBLAS") != NULL, "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "cuBLAS") != NULL, "%s", e.text);
     cuda_host_no_cublas = 0;
 }
 
@@ -330,15 +414,17 @@ int main(int argc, char **argv) {
         images.fine[i] = (uint8_t)rng_below(&rng, 100);
         images.coarse[i] = (uint8_t)(images.fine[i] / 5);
     }
-    CHECK(
-        device_cpu(&cpu, 2, NULL, &e) == OK && device_cuda(&fp32, 0, 1, &e) == OK && device_cuda(&bf16, 0, 0, &e) == OK,
-        "%s", e.text);
+    CHECK(device_cpu(&cpu, 2, NULL, &e) == OK && device_cuda(&fp32, 0, 1, 0, &e) == OK &&
+              device_cuda(&bf16, 0, 0, 0, &e) == OK,
+          "%s", e.text);
     if (bf16 == NULL) return check_done();
     printf("%s\n", bf16->about);
     test_written_weights();
     if (!small) {
         test_nets();
         test_bits();
+        test_beside();
+        test_profile();
     }
     if (on_gpu) {
         test_long();
@@ -346,6 +432,7 @@ int main(int argc, char **argv) {
         test_memory();
         test_lost();
         test_missing();
+        test_other_wgmma();
     }
     printf(
         "the largest deviations from the CPU: fp32 loss %.1e, gradient %.1e, update %.1e of a step; bf16 gradient "

@@ -13,7 +13,7 @@ static void check(int good, const char *what) {
     if (!good) printf("failed: %s\n", what);
 }
 
-static cudaStream_t stream;
+static cudaStream_t stream, chain, beside; /* chain goes before beside */
 
 /* ---- what a warp does together ---- */
 
@@ -54,6 +54,74 @@ static void test_multiply() {
         }
         check(wrong == 0, by_depth ? "mma with ldmatrix.trans" : "mma with ldmatrix");
     }
+}
+
+/* wgmma: a [64][16] in blocks of eight rows, b [n][16] in such blocks, or by depth; the blocks stand `gap` bytes apart
+ * beyond their 128. Two products into the same sums. */
+enum { WIDE = 24, WIDE_A = 64 * 16, WIDE_B = WIDE * 16 };
+static uint64_t descriptor(const void *p, int leading, int stride) {
+    return (uint64_t)(shared_address(p) / 16) | (uint64_t)(leading / 16) << 16 | (uint64_t)(stride / 16) << 32;
+}
+enum { MISSES_NOTHING, MISSES_FENCE, MISSES_BEGIN, MISSES_WAIT, MISSES_OTHERS, MISSES_ROOM, MISSES_PLACE };
+template <int B_BY_DEPTH>
+static __global__ void multiply_wide(const uint16_t *a, const uint16_t *b, float *d, int gap, int misses) {
+    unsigned char *const sa = shared_memory(), *const sb = sa + 16 * (128 + gap);
+    const int t = (int)threadIdx.x, lane = t % 32, each = 128 + gap;
+    for (int i = t; i < WIDE_A / 8; i += 128) /* 16 bytes: row i / 2, half i % 2 of the depth */
+        copy_async(sa + (i / 16 * 2 + i % 2) * each + i / 2 % 8 * 16, a + i * 8, 16);
+    for (int i = t; i < WIDE_B / 8; i += 128) /* likewise; by depth: step i / 3, columns 8 (i % 3) on */
+        copy_async(B_BY_DEPTH ? sb + (i / (WIDE / 8) / 8 * (WIDE / 8) + i % (WIDE / 8)) * each + i / (WIDE / 8) % 8 * 16
+                              : sb + (i / 16 * 2 + i % 2) * each + i / 2 % 8 * 16,
+                   b + i * 8, 16);
+    copy_commit();
+    copy_wait<0>();
+    if (misses != MISSES_FENCE) fence_async();
+    barrier();
+    float sums[1][WIDE / 8][4];
+    for (int i = 0; i < WIDE / 2; i++) sums[0][i / 4][i % 4] = 1;
+    const uint64_t at_a = descriptor(sa + (misses == MISSES_OTHERS && lane == 3 ? 16 : 0), each, 2 * each),
+                   at_b = B_BY_DEPTH ? descriptor(sb, WIDE / 8 * each, each) : descriptor(sb, each, 2 * each);
+    if (misses != MISSES_BEGIN) wgmma_begin(sums);
+    wgmma<WIDE, B_BY_DEPTH>(sums[0], misses == MISSES_PLACE ? at_a | (uint64_t)1 << 62 : at_a,
+                            misses == MISSES_ROOM ? at_b + 40 : at_b);
+    wgmma<WIDE, B_BY_DEPTH>(sums[0], at_a, at_b);
+    for (int i = 0; i < WIDE / 2 && misses == MISSES_WAIT; i++) d[t * WIDE / 2 + i] = sums[0][i / 4][i % 4];
+    wgmma_wait(sums);
+    for (int i = 0; i < WIDE / 2 && misses != MISSES_WAIT; i++)
+        d[(t / 32 * 16 + lane / 4 + i % 4 / 2 * 8) * WIDE + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[0][i / 4][i % 4];
+}
+struct wide {
+    alignas(16) uint16_t a[WIDE_A], b[WIDE_B];
+    float d[64 * WIDE];
+};
+template <int B_BY_DEPTH>
+static void run_wide(struct wide *w, int gap, int misses) {
+    for (int i = 0; i < WIDE_A; i++) w->a[i] = (uint16_t)cuda_host_bf16((float)(i * 7 % 23 - 11) / 4);
+    for (int i = 0; i < WIDE_B; i++) w->b[i] = (uint16_t)cuda_host_bf16((float)(i * 5 % 17 - 8) / 8);
+    LAUNCH((multiply_wide<B_BY_DEPTH>), dim3(1), dim3(128), (size_t)(22 * (128 + gap)), stream, 0,
+           (const uint16_t *)w->a, (const uint16_t *)w->b, w->d, gap, misses);
+}
+template <int B_BY_DEPTH>
+static void test_multiply_wide() {
+    static struct wide w;
+    for (int gap = 0; gap < 48; gap += 16) {
+        int wrong = 0;
+        run_wide<B_BY_DEPTH>(&w, gap, MISSES_NOTHING);
+        for (int m = 0; m < 64; m++) {
+            for (int n = 0; n < WIDE; n++) {
+                float want = 1;
+                for (int k = 0; k < 16; k++)
+                    want += 2 * cuda_host_float(w.a[m * 16 + k]) *
+                            cuda_host_float(B_BY_DEPTH ? w.b[k * WIDE + n] : w.b[n * 16 + k]);
+                wrong += w.d[m * WIDE + n] != want;
+            }
+        }
+        check(wrong == 0, B_BY_DEPTH ? "wgmma, the second by depth" : "wgmma");
+    }
+    int numbers = 0;
+    run_wide<B_BY_DEPTH>(&w, 0, MISSES_WAIT);
+    for (int i = 0; i < 64 * WIDE; i++) numbers += !isnan(w.d[i]);
+    check(numbers == 0, "what wgmma adds to is no number until it has been waited for");
 }
 
 static __global__ void shuffles(int *out) {
@@ -156,6 +224,96 @@ static void caught(const char *what, const char *word, F mistake) {
 
 static __global__ void writes(int *p) { *p = 7; }
 
+/* ---- two streams ---- */
+
+static __global__ void adds(int *to, const int *from, int more) {
+    after_previous();
+    if (threadIdx.x == 0) *to = *from + more;
+}
+static void add(cudaStream_t s, int *to, const int *from, int more, int early) {
+    LAUNCH(adds, dim3(1), dim3(32), (size_t)0, s, early, to, from, more);
+}
+
+/* On the chain x becomes 1; beside it y = x + 10; on the chain x becomes 5 and z = y + 5: 16 with both waits, and
+ * without one of them something else in one of the two orders. */
+struct forked {
+    int zero, x, y, z;
+};
+static void run_forked(struct forked *f, cudaEvent_t fork, cudaEvent_t join, int forks, int joins) {
+    add(chain, &f->x, &f->zero, 1, 0);
+    if (forks) (void)(cudaEventRecord(fork, chain) == cudaSuccess && cudaStreamWaitEvent(beside, fork, 0));
+    add(beside, &f->y, &f->x, 10, 0);
+    if (joins) (void)(cudaEventRecord(join, beside) == cudaSuccess && cudaStreamWaitEvent(chain, join, 0));
+    add(chain, &f->x, &f->zero, 5, 0);
+    add(chain, &f->z, &f->y, 5, 1);
+}
+static int done_forked(const struct forked *f) {
+    check(cudaStreamSynchronize(chain) == cudaSuccess && cudaStreamSynchronize(beside) == cudaSuccess, "both are done");
+    return f->z;
+}
+
+static void test_streams() {
+    cudaEvent_t fork, join, never;
+    int wrong[2] = {0, 0};
+    check(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming) == cudaSuccess &&
+              cudaEventCreateWithFlags(&join, cudaEventDisableTiming) == cudaSuccess &&
+              cudaEventCreateWithFlags(&never, cudaEventDisableTiming) == cudaSuccess,
+          "events");
+    for (int waits = 0; waits < 4; waits++) {
+        for (cuda_host_late = 0; cuda_host_late < 2; cuda_host_late++) {
+            struct forked f = {};
+            run_forked(&f, fork, join, waits & 1, waits & 2);
+            const int good = done_forked(&f) == 16;
+            check(waits != 3 || good, "two streams that wait for each other");
+            if (waits == 1 || waits == 2) wrong[waits - 1] += !good;
+        }
+    }
+    check(wrong[0] == 1, "a wait that the first of two streams misses, in one of the orders");
+    check(wrong[1] == 1, "a wait that the second of two streams misses, in one of the orders");
+
+    struct forked f = {};
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
+    run_forked(&f, fork, join, 1, 1);
+    check(cudaStreamSynchronize(beside) != cudaSuccess, "a stream enters a capture by a wait");
+    check(cudaStreamEndCapture(chain, &graph) == cudaSuccess && f.x == 0 && f.y == 0, "both are captured");
+    check(cudaStreamWaitEvent(chain, fork, 0) == cudaErrorStreamCaptureIsolation, "an event of a capture that is over");
+    check(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess, "a graph of two streams");
+    for (cuda_host_late = 0; cuda_host_late < 2; cuda_host_late++) {
+        f = {};
+        add(chain, &f.zero, &f.zero, 100, 0); /* the graph comes behind what its stream was given */
+        check(cudaGraphLaunch(exec, chain) == cudaSuccess && cudaGraphLaunch(exec, chain) == cudaSuccess &&
+                  done_forked(&f) == 116,
+              "and runs as they would");
+    }
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+
+    check(cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "a capture begins");
+    run_forked(&f, fork, join, 1, 0);
+    check(cudaStreamEndCapture(chain, &graph) == cudaErrorStreamCaptureUnjoined && graph == NULL,
+          "a capture that leaves the other stream's work alone");
+    check(cudaStreamSynchronize(beside) == cudaSuccess, "but it is over");
+    check(cudaEventRecord(join, beside) == cudaSuccess &&
+              cudaStreamBeginCapture(chain, cudaStreamCaptureModeThreadLocal) == cudaSuccess &&
+              cudaStreamWaitEvent(chain, join, 0) == cudaErrorStreamCaptureIsolation &&
+              cudaStreamEndCapture(chain, &graph) == cudaSuccess,
+          "a capture that waits for what is outside");
+    cudaGraphDestroy(graph);
+    check(cudaStreamWaitEvent(chain, never, 0) == cudaSuccess, "a wait for an event that was never recorded");
+    cuda_host_late = 0;
+    caught("an early kernel straight behind a wait", "another", [=] {
+        int x = 0;
+        cudaEventRecord(fork, beside);
+        cudaStreamWaitEvent(chain, fork, 0);
+        add(chain, &x, &x, 1, 1);
+    });
+    cudaEventDestroy(fork);
+    cudaEventDestroy(join);
+    cudaEventDestroy(never);
+}
+
 static void test_mistakes() {
     alignas(16) static char memory[64];
     const dim3 one(1), two(64), warp(32);
@@ -173,6 +331,12 @@ static void test_mistakes() {
            [=] { LAUNCH(crooked_copy, one, warp, (size_t)512, stream, 0, memory); });
     caught("a copy that is never waited for", "on their way",
            [=] { LAUNCH(forgets_copy, one, warp, (size_t)512, stream, 0, (const char *)memory); });
+    static struct wide wide;
+    caught("a wgmma of what no fence is behind", "fence", [=] { run_wide<0>(&wide, 0, MISSES_FENCE); });
+    caught("a wgmma that nobody has begun", "wgmma_begin", [=] { run_wide<0>(&wide, 0, MISSES_BEGIN); });
+    caught("a wgmma whose lanes differ", "different operands", [=] { run_wide<0>(&wide, 0, MISSES_OTHERS); });
+    caught("a wgmma outside shared memory", "outside", [=] { run_wide<0>(&wide, 0, MISSES_ROOM); });
+    caught("a wgmma of a swizzled matrix", "another layout", [=] { run_wide<0>(&wide, 0, MISSES_PLACE); });
     caught("an early kernel that does not wait", "does not wait",
            [=] { LAUNCH(writes, one, warp, (size_t)0, stream, 1, (int *)memory); });
 #ifdef CUDA_HOST_ASAN
@@ -232,13 +396,22 @@ static void test_runtime() {
 }
 
 int main() {
+    int least, greatest;
     cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    cudaStreamCreateWithPriority(&chain, cudaStreamNonBlocking, greatest);
+    cudaStreamCreateWithPriority(&beside, cudaStreamNonBlocking, least);
     test_multiply();
+    test_multiply_wide<0>();
+    test_multiply_wide<1>();
     test_memory();
     test_mistakes();
+    test_streams();
     test_watch();
     test_runtime();
     cudaStreamDestroy(stream);
+    cudaStreamDestroy(chain);
+    cudaStreamDestroy(beside);
     printf("%ld passed, %ld failed\n", passed, failed);
     return failed != 0;
 }

@@ -11,8 +11,9 @@
  * `test_layers --bench` measures convolutions instead.
  *
  * Compiled with TEST_CUDA (test_cuda_layers) the devices are CUDA's: fp32 to the same tolerance, and bf16, whose maps
- * are copied from the scene's floats and back around each run, to BF16_TOLERANCE. Without a GPU the device is
- * cuda_host.h's, and each scene is played with the warps' turns in both orders, to the same bits. */
+ * are copied from the scene's floats and back around each run, to BF16_TOLERANCE; what is made by windows also without
+ * wgmma. Without a GPU the device is cuda_host.h's, and each scene is played with the warps' turns in both orders, to
+ * the same bits. */
 #include <stdlib.h>
 
 #include "../layers.h"
@@ -23,10 +24,12 @@
 #define TOLERANCE 1e-5
 #define BF16_TOLERANCE 4e-3 /* 2^-8: a map is rounded when it is stored, and so may be what it was made from */
 #ifdef TEST_CUDA
-enum { ISAS = 2, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 }; /* fp32, bf16; the warps' order */
+enum { ISAS = 3, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 }; /* fp32, bf16, without wgmma; the warps' order */
+static int isas = 2;                                                 /* that are played */
 #else
 enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
 static const char *const isa_names[ISAS] = {"avx512", "avx2", "base"};
+static int isas = ISAS;
 #endif
 static struct device *devices[ISAS][THREADS]; /* NULL: this machine has no such */
 static const char *const kind_names[] = {"batch",       "conv",           "bn",          "apply",
@@ -214,9 +217,9 @@ static struct ref_bn ref_bn_new(struct scene *s, int c, int links) {
 
 #ifdef TEST_CUDA
 #ifdef TEST_GPU
-static int cuda_host_backwards; /* without effect there */
+static int cuda_host_backwards, cuda_host_late; /* without effect there */
 #else
-extern int cuda_host_backwards;
+extern int cuda_host_backwards, cuda_host_late;
 #endif
 
 static size_t floats_of(const struct map *m, int n) {
@@ -391,7 +394,7 @@ static void play(struct scene *s, struct op *ops, int n_ops, int n) {
     const struct tally tally = s->tally;
     float *first[MOST_WATCHES];
     for (int k = 0; k < s->n_watches; k++) first[k] = floats(s, s->watches[k].n);
-    for (int isa = 0; isa < ISAS; isa++) {
+    for (int isa = 0; isa < isas; isa++) {
         struct tally first_tally = tally;
         for (int t = 0; t < THREADS; t++) {
             struct device *d = devices[isa][t];
@@ -399,7 +402,7 @@ static void play(struct scene *s, struct op *ops, int n_ops, int n) {
             if (d == NULL) continue;
             restore(s, &step, &tally);
 #ifdef TEST_CUDA
-            cuda_host_backwards = t;
+            cuda_host_backwards = cuda_host_late = t;
             tolerance = d->element == 2 ? BF16_TOLERANCE : TOLERANCE;
 #endif
             CHECK(run_on(d, s, &p, n, &e) == OK, "%s: %s", s->about, e.text);
@@ -716,6 +719,8 @@ static void test_windows(void) {
         {2, 1, 1, 32, 32, 1, 16, 63}, {1, 1, 4, 8, 8, 1, 9, 24},    {2, 1, 2, 16, 16, 1, 104, 8},
         {2, 1, 20, 8, 8, 1, 130, 3},  {2, 1, 4, 16, 16, 1, 80, 32}, {2, 1, 4, 16, 16, 1, 32, 80},
         {2, 1, 4, 16, 16, 1, 56, 64}, {2, 1, 4, 16, 16, 1, 64, 56}};
+    const int fewer = isas;
+    isas = ISAS;
     for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
         const struct shape h = shapes[i];
         case_conv(h, (enum activation)(i % 3), i % 2 ? STATISTICS | DROPPED | SLICE : NO_OUT | ADD);
@@ -726,6 +731,7 @@ static void test_windows(void) {
         case_conv_data(h, (enum activation)(i % 3),
                        UNIT | (i % 4 ? DROP : 0) | (i % 2 ? STATISTICS | BRANCH : Y_SCALE) | (i % 3 ? 0 : SLICE));
     }
+    isas = fewer;
 }
 
 static void test_conv(void) {
@@ -1547,7 +1553,7 @@ int main(int argc, char **argv) {
         for (int t = 0; t < THREADS; t++) {
             struct error e = {0};
 #ifdef TEST_CUDA
-            found += device_cuda(&devices[isa][t], 0, isa == 0, &e) == OK;
+            found += device_cuda(&devices[isa][t], 0, isa == 0, isa == 2 ? CUDA_WITHOUT_WGMMA : 0, &e) == OK;
             if (devices[isa][t] == NULL) printf("%s\n", e.text);
 #else
             found += device_cpu(&devices[isa][t], t + 1, isa_names[isa], &e) == OK;
