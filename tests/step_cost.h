@@ -270,12 +270,16 @@ static struct cost cost_of(const struct program *program, int i, int n, enum mak
     return c;
 }
 
+static double products_seconds(const struct cost *c, const struct ceilings *at) {
+    return 2 * c->mma / at->mma_sync + 2 * c->wgmma / at->flops;
+}
+
 /* No kernel can be faster than its tightest ceiling. */
 static double seconds_of(const struct cost *c, const struct ceilings *at) {
     double s = c->maps / at->memory;
     if (c->fetch / at->fetch > s) s = c->fetch / at->fetch;
     if (c->shared / at->shared > s) s = c->shared / at->shared;
-    const double products = 2 * c->mma / at->mma_sync + 2 * c->wgmma / at->flops;
+    const double products = products_seconds(c, at);
     if (products > s) s = products;
     return s + c->partials / at->level2 + c->kernels * at->launch;
 }
