@@ -17,7 +17,7 @@
 
 /* ==================================================== the device ================================================== */
 
-/* cuBLAS, found at run time, so that the program starts where there is none. The few declarations that are needed. */
+/* cuBLAS, found at run time, so that the program works where there is none. The few declarations that are needed. */
 typedef struct cublas_context *cublas_handle;
 enum { CUBLAS_N = 0, CUBLAS_T = 1, CUBLAS_R_32F = 0, CUBLAS_R_16BF = 14, CUBLAS_COMPUTE_FP32 = 68, CUBLAS_BEST = -1 };
 struct cublas {
@@ -303,8 +303,8 @@ static void gemm(struct run *r, int ta, int tb, int m, int n, int k, const T *a,
         r->failed = error_set(r->e, ERROR_ENVIRONMENT, "cuBLAS failed with status %d at a dense layer", status);
 }
 
-static int is_dense(int k, const struct map *in, const struct bn *bn) {
-    return k == 1 && in->h == 1 && in->w == 1 && bn == NULL;
+static int by_cublas(const struct run *r, int k, const struct map *in, const struct bn *bn) {
+    return r->d->handle != NULL && k == 1 && in->h == 1 && in->w == 1 && bn == NULL;
 }
 
 template <typename T>
@@ -574,7 +574,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.end = ending_forward<T>(r, o);
     p.source = view_of<T>(&o->in);
     p.weight = weights_of<T>(r, o->weight);
-    if (is_dense(o->k, &o->in, o->bn)) {
+    if (by_cublas(r, o->k, &o->in, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
         gemm<T>(r, 0, 0, r->n, p.columns, p.in_stored, p.source.at, p.source.stride, p.weight, p.out_stored, result);
         GO(r, (dense_finish<T, 0>), dim3((unsigned)blocks_of((size_t)r->n * (size_t)p.columns / 8, THREADS)), 0,
@@ -602,7 +602,7 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     p.end = ending_data<T>(r, o);
     p.source = view_of<T>(&o->out_gradient);
     p.weight = weights_of<T>(r, o->weight);
-    if (is_dense(o->k, &o->gradient, o->bn)) {
+    if (by_cublas(r, o->k, &o->gradient, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
         gemm<T>(r, 0, 1, r->n, p.columns, p.out_stored, p.source.at, p.source.stride, p.weight, p.out_stored, result);
         GO(r, (dense_finish<T, 1>), dim3((unsigned)blocks_of((size_t)r->n * (size_t)p.columns / 8, THREADS)), 0,
@@ -743,7 +743,7 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
 template <typename T>
 static void weight_gradient(struct run *r, const struct op_conv_weight *o) {
     join(r, r->weights++); /* the one that this one takes the place of */
-    if (is_dense(o->k, &o->in, NULL)) {
+    if (by_cublas(r, o->k, &o->in, NULL)) {
         dense_weight<T>(r, o);
     } else {
         begin_beside(r);
@@ -1146,14 +1146,12 @@ static void cuda_close(struct device *d) {
 #define library_symbol(library, name) dlsym(library, name)
 #endif
 
+/* Without it c->handle stays NULL, and dense layers are made like other convolutions. */
 static int open_cublas(struct device_cuda *c, struct error *e) {
     static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
     struct cublas *b = &c->cublas;
     for (int i = 0; i < 3 && b->library == NULL; i++) b->library = library_open(names[i]);
-    if (b->library == NULL)
-        return error_set(
-            e, ERROR_ENVIRONMENT,
-            "cuBLAS is missing (libcublas.so.12 or .13); install it, or set LD_LIBRARY_PATH to where it is");
+    if (b->library == NULL) return OK;
     *(void **)&b->create = library_symbol(b->library, "cublasCreate_v2");
     *(void **)&b->destroy = library_symbol(b->library, "cublasDestroy_v2");
     *(void **)&b->set_stream = library_symbol(b->library, "cublasSetStream_v2");
@@ -1315,11 +1313,11 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     const int hopper = prop.major == 9 && !c->fp32, wgmma = hopper && !(without & CUDA_WITHOUT_WGMMA);
     for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
-    if (!failed) failed = open_cublas(c, e);
+    if (!failed && !(without & CUDA_WITHOUT_CUBLAS)) failed = open_cublas(c, e);
     if (!failed && wgmma) failed = try_wgmma(c, e);
-    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s%s", c->gpu, prop.name,
-             (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16",
-             hopper && !c->wgmma ? ", without wgmma" : "");
+    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s%s%s", c->gpu, prop.name,
+             (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16", hopper && !c->wgmma ? ", without wgmma" : "",
+             c->handle == NULL ? ", without cuBLAS" : "");
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
 }
 

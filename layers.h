@@ -351,8 +351,9 @@ struct device {
 /* threads 0: as many as there are cores. isa NULL: the best this CPU has; else "avx512", "avx2", "base". */
 int device_cpu(struct device **, int threads, const char *isa, struct error *);
 /* What a CUDA device does without, for measuring what it gains: weight gradients beside the chain of the other
- * operations; kernels that are put on the multiprocessors before the one before them is done; Hopper's own products. */
-enum { CUDA_WITHOUT_BESIDE = 1, CUDA_WITHOUT_EARLY = 2, CUDA_WITHOUT_WGMMA = 4 };
+ * operations; kernels that are put on the multiprocessors before the one before them is done; Hopper's own products;
+ * cuBLAS for dense layers. */
+enum { CUDA_WITHOUT_BESIDE = 1, CUDA_WITHOUT_EARLY = 2, CUDA_WITHOUT_WGMMA = 4, CUDA_WITHOUT_CUBLAS = 8 };
 /* gpu: its number; without: CUDA_WITHOUT_... or 0. ERROR_ENVIRONMENT with what is missing where there is none. */
 int device_cuda(struct device **, int gpu, int fp32, unsigned without, struct error *);
 int device_cuda_count(void); /* GPUs that can be seen */

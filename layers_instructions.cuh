@@ -90,6 +90,12 @@ static __device__ __forceinline__ int anew(int v) {
     asm volatile("" : "+r"(v));
     return v;
 }
+/* For what nobody reads again soon: it is the first to leave the second-level cache, in which the rest may then stay.
+ */
+static __device__ __forceinline__ uint4 load_once(const uint4 *p) { return __ldcs(p); }
+static __device__ __forceinline__ float4 load_once(const float4 *p) { return __ldcs(p); }
+static __device__ __forceinline__ void store_once(uint2 *p, uint2 v) { __stcs(p, v); }
+static __device__ __forceinline__ void store_once(uint32_t *p, uint32_t v) { __stcs(p, v); }
 /* v, which is the same in all lanes of a warp, so that the compiler knows. */
 static __device__ __forceinline__ int of_warp(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 static __device__ __forceinline__ float exponential(float x) { return __expf(x); } /* to some 21 bits */

@@ -60,6 +60,12 @@ static __device__ __forceinline__ void fetch8(const float *p, eight<float> *e) {
     e->a = ((const float4 *)p)[0], e->b = ((const float4 *)p)[1];
 }
 static __device__ __forceinline__ void fetch8(const bf16 *p, eight<bf16> *e) { e->a = *(const uint4 *)p; }
+static __device__ __forceinline__ void fetch8_once(const float *p, eight<float> *e) {
+    e->a = load_once((const float4 *)p), e->b = load_once((const float4 *)p + 1);
+}
+static __device__ __forceinline__ void fetch8_once(const bf16 *p, eight<bf16> *e) {
+    e->a = load_once((const uint4 *)p);
+}
 static __device__ __forceinline__ void widen8(const eight<float> &e, float v[8]) {
     v[0] = e.a.x, v[1] = e.a.y, v[2] = e.a.z, v[3] = e.a.w;
     v[4] = e.b.x, v[5] = e.b.y, v[6] = e.b.z, v[7] = e.b.w;
@@ -1016,7 +1022,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             const int to = first + i * p.sheet.lines;
-            if (to < p.pixels) fetch8(pixel(p.in, (size_t)to, c), &in[i]);
+            if (to < p.pixels) fetch8_once(pixel(p.in, (size_t)to, c), &in[i]); /* until backwards */
         }
     }
 #pragma unroll
@@ -1227,9 +1233,9 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
         for (int i = 0; i < AHEAD; i++) {
             const size_t at = (size_t)(first + i * p.sheet.lines);
             if (at >= (size_t)p.cells) continue;
-            fetch8(pixel(p.x, at, c), &x[i]);
-            fetch8(pixel(p.g, at, c), &g[i]);
-            if (p.branch_act != ACT_LINEAR) fetch8(pixel(p.branch_y, at, c), &above[i]);
+            fetch8_once(pixel(p.x, at, c), &x[i]); /* nobody wants the three again */
+            fetch8_once(pixel(p.g, at, c), &g[i]);
+            if (p.branch_act != ACT_LINEAR) fetch8_once(pixel(p.branch_y, at, c), &above[i]);
         }
     }
 #pragma unroll

@@ -128,7 +128,8 @@ static __device__ __forceinline__ size_t place_of(const window_of &p, const tile
 }
 
 /* The first source's result becomes what the second is added to. Two lanes exchange halves, so that each writes four
- * channels of a pixel. place_of(row): the pixel, -1 beyond the images. */
+ * channels of a pixel. place_of(row): the pixel, -1 beyond the images. (It is
+ * read again only on the way back.) */
 template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                             int n0, const F &place_of) {
@@ -165,14 +166,14 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                 left[2 * half] = bits_float(l << 16); /* as it is stored */
                 left[2 * half + 1] = bits_float(l & 0xffff0000u);
                 if (!pair) {
-                    if (at >= 0 && mine < p.columns) *(uint32_t *)pixel(p.turn, (size_t)at, mine) = l;
+                    if (at >= 0 && mine < p.columns) store_once((uint32_t *)pixel(p.turn, (size_t)at, mine), l);
                     continue;
                 }
                 right[2 * half] = bits_float(r << 16);
                 right[2 * half + 1] = bits_float(r & 0xffff0000u);
                 const uint32_t got = shuffle_xor(odd ? l : r, 1);
                 if (at >= 0 && to < p.columns)
-                    *(uint2 *)pixel(p.turn, (size_t)at, to) = odd ? make_uint2(got, r) : make_uint2(l, got);
+                    store_once((uint2 *)pixel(p.turn, (size_t)at, to), odd ? make_uint2(got, r) : make_uint2(l, got));
             }
         }
     }

@@ -1,14 +1,15 @@
 /* bench.c - measures training steps: a table with a line for each configuration, and what each operation takes.
  *
  *   bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--threads N] [--batch N]
- *         [--without beside|early|wgmma]... CONFIG.json...
+ *         [--without beside|early|wgmma|cublas]... CONFIG.json...
  *
  * CONFIG: a result file, or a configuration. --isa: what the CPU uses: avx512, avx2 or base; its best if absent. Steps
  * are timed by the epoch, as a trial runs them: batches of random images, shuffled, flipped and dropped; the median of
  * several epochs behind one that warms up. --ops also times the operations one by one, in their places in a step, and
  * sets them against what they move and multiply (step_cost.h).
  * --without, on a GPU, shows what is gained by what is left out: beside: weight gradients beside the chain of the other
- * operations; early: kernels that come before the one before them is done; wgmma: Hopper's own products.
+ * operations; early: kernels that come before the one before them is done; wgmma: Hopper's own products; cublas: it,
+ * for dense layers.
  * --device none measures nothing and prints that account alone, for an H200.
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
@@ -286,16 +287,17 @@ static int usage(void) {
     fprintf(stderr,
             "usage: bench [--device cpu|cuda|none] [--isa NAME] [--fp32] [--ops] [--making taps|windows|pairs|wgmma] "
             "[--threads N] "
-            "[--batch N] [--without beside|early|wgmma]... CONFIG.json...\n");
+            "[--batch N] [--without beside|early|wgmma|cublas]... CONFIG.json...\n");
     return 2;
 }
 
 /* Adds it to what is left out; 0: there is no such thing. */
 static int leave_out(struct options *o, const char *what) {
-    const unsigned it = strcmp(what, "beside") == 0  ? CUDA_WITHOUT_BESIDE
-                        : strcmp(what, "early") == 0 ? CUDA_WITHOUT_EARLY
-                        : strcmp(what, "wgmma") == 0 ? CUDA_WITHOUT_WGMMA
-                                                     : 0;
+    const unsigned it = strcmp(what, "beside") == 0   ? CUDA_WITHOUT_BESIDE
+                        : strcmp(what, "early") == 0  ? CUDA_WITHOUT_EARLY
+                        : strcmp(what, "wgmma") == 0  ? CUDA_WITHOUT_WGMMA
+                        : strcmp(what, "cublas") == 0 ? CUDA_WITHOUT_CUBLAS
+                                                      : 0;
     o->without |= it;
     return it != 0;
 }

@@ -451,6 +451,14 @@ static void cuda_host_block(unsigned threads) {
 static inline unsigned char *shared_memory() { return cuda_host.shared; }
 static inline void after_previous() { cuda_host.waited++; }
 static inline int anew(int v) { return v; }
+template <typename V>
+static inline V load_once(const V *p) {
+    return *p;
+}
+template <typename V>
+static inline void store_once(V *p, V v) {
+    *p = v;
+}
 static inline int of_warp(int v) { return v; }
 static inline float exponential(float x) { return expf(x); }
 static inline void barrier() { cuda_host_yield(FIBER_BARRIER); }

@@ -371,8 +371,19 @@ static void test_missing(void) {
     CHECK(device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "driver") != NULL, "%s", e.text);
     cuda_host_devices = 1;
     CHECK(device_cuda(&d, 1, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "no GPU 1") != NULL, "%s", e.text);
+}
+
+/* Without cuBLAS its own kernels make the dense layers. */
+static void test_no_cublas(void) {
+    struct net_config c = base();
+    struct device *d;
+    struct trained t;
+    struct error e = {0};
     cuda_host_no_cublas = 1;
-    CHECK(device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "cuBLAS") != NULL, "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without cuBLAS") != NULL, "%s", e.text);
+    CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without cuBLAS: %s", e.text);
+    trained_free(&t, d);
+    d->close(d);
     cuda_host_no_cublas = 0;
 }
 
@@ -433,6 +444,7 @@ int main(int argc, char **argv) {
         test_lost();
         test_missing();
         test_other_wgmma();
+        test_no_cublas();
     }
     printf(
         "the largest deviations from the CPU: fp32 loss %.1e, gradient %.1e, update %.1e of a step; bf16 gradient "

@@ -11,9 +11,9 @@
  * `test_layers --bench` measures convolutions instead.
  *
  * Compiled with TEST_CUDA (test_cuda_layers) the devices are CUDA's: fp32 to the same tolerance, and bf16, whose maps
- * are copied from the scene's floats and back around each run, to BF16_TOLERANCE; what is made by windows also without
- * wgmma. Without a GPU the device is cuda_host.h's, and each scene is played with the warps' turns in both orders, to
- * the same bits. */
+ * are copied from the scene's floats and back around each run, to BF16_TOLERANCE; what is made by windows, and dense
+ * layers, also without wgmma and cuBLAS. Without a GPU the device is cuda_host.h's, and each scene is played with the
+ * warps' turns in both orders, to the same bits. */
 #include <stdlib.h>
 
 #include "../layers.h"
@@ -24,8 +24,13 @@
 #define TOLERANCE 1e-5
 #define BF16_TOLERANCE 4e-3 /* 2^-8: a map is rounded when it is stored, and so may be what it was made from */
 #ifdef TEST_CUDA
-enum { ISAS = 3, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 }; /* fp32, bf16, without wgmma; the warps' order */
-static int isas = 2;                                                 /* that are played */
+enum {
+    ISAS = 3,
+    THREADS = 2,
+    MOST_WATCHES = 32,
+    MOST_OWNED = 600
+};                   /* fp32, bf16, without wgmma and cuBLAS; warps' order */
+static int isas = 2; /* that are played */
 #else
 enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
 static const char *const isa_names[ISAS] = {"avx512", "avx2", "base"};
@@ -765,8 +770,10 @@ static void test_conv(void) {
                                STATISTICS | BRANCH,
                                SLICE | Y_SCALE | DROP};
     enum { FORWARD = sizeof forward / sizeof *forward, DATA = sizeof data / sizeof *data };
+    const int fewer = isas;
     for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
         const struct shape *h = &shapes[i];
+        isas = h->k == 1 && h->h == 1 && h->w == 1 ? ISAS : fewer; /* dense */
         const int small = (long)h->k * h->k * h->n * h->h * h->w * h->parts * h->in * h->out < 800000;
         for (int k = 0; k < FORWARD; k++) {
             if (small || k % 4 == i % 4) case_conv(*h, (enum activation)((i + k) % 3), forward[k]);
@@ -777,6 +784,7 @@ static void test_conv(void) {
         case_conv_weight(*h, 0);
         case_conv_weight(*h, NO_BIAS | SLICE);
     }
+    isas = fewer;
     const struct shape large[] = {{3, 1, 1, 32, 32, 1, 40, 17},
                                   {3, 2, 2, 32, 32, 1, 17, 40},
                                   {2, 1, 1, 32, 32, 1, 3, 63},
@@ -1553,7 +1561,8 @@ int main(int argc, char **argv) {
         for (int t = 0; t < THREADS; t++) {
             struct error e = {0};
 #ifdef TEST_CUDA
-            found += device_cuda(&devices[isa][t], 0, isa == 0, isa == 2 ? CUDA_WITHOUT_WGMMA : 0, &e) == OK;
+            found += device_cuda(&devices[isa][t], 0, isa == 0, isa == 2 ? CUDA_WITHOUT_WGMMA | CUDA_WITHOUT_CUBLAS : 0,
+                                 &e) == OK;
             if (devices[isa][t] == NULL) printf("%s\n", e.text);
 #else
             found += device_cpu(&devices[isa][t], t + 1, isa_names[isa], &e) == OK;
