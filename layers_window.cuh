@@ -30,7 +30,11 @@ struct window_tile {
      * gradient [columns, and a gap]. The gaps let what is fetched together land in different banks. */
     enum { B_CHUNKS = BN / 8, BY_DEPTH_EIGHT = B_CHUNKS * 9, BY_ROW_EIGHT = BN + (WGMMA ? 1 : 2) };
     enum { EIGHT_MOST = (int)BY_DEPTH_EIGHT > (int)BY_ROW_EIGHT ? (int)BY_DEPTH_EIGHT : (int)BY_ROW_EIGHT };
-    enum { STAGE = EIGHTS * EIGHT_MOST * 16, FETCH_B = (BN * EIGHTS + WORKERS - 1) / WORKERS };
+    enum { STAGE = EIGHTS * EIGHT_MOST * 16 };
+    /* How a slab is fetched: passes of so many eights, forward; of so many columns, for the data gradient. */
+    enum { EIGHTS_PASS = EIGHTS * BN <= WORKERS ? (int)EIGHTS : EIGHTS / 2 * BN <= WORKERS ? EIGHTS / 2 : EIGHTS / 4 };
+    enum { ROWS_PASS = WORKERS / EIGHTS, PASSES_FORWARD = EIGHTS / EIGHTS_PASS };
+    enum { PASSES_DATA = (BN + ROWS_PASS - 1) / ROWS_PASS };
     enum { LD = OUT_PITCH(BN), LINES = WORKERS / B_CHUNKS, OUT_BYTES = (WINDOW_ROWS * LD + LINES * BN + BN) * 4 };
 };
 
@@ -80,20 +84,19 @@ static __host__ __device__ __forceinline__ int steps_of(int chunks, int taps) {
     return chunks / 2 * taps + (chunks % 2 == 1 ? (taps + 1) / 2 : 0);
 }
 
-/* A step, as a table in shared memory has it: where its halves lie in a group's window, in chunks from a pixel on (the
- * second never before the first), and in the weights, in elements (-1: nothing is there, zeros are meant). */
-struct depth_step {
-    int window[2], weights[2];
-};
+/* Two tables in shared memory say where the halves of each step lie, so that nobody works it out again for every slab:
+ * in a group's window, in chunks from a pixel on, the first half's place and, above 16 bits, how much further the
+ * second is (never before it); and in the weights, in elements, each half (-1: nothing is there, zeros are meant). Kind
+ * 2 s is a group of source s, 2 s + 1 its last. */
 enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2 + 2, KINDS = 4 }; /* in whole slabs */
-enum { TABLE_BYTES = KINDS * STEPS_MOST * sizeof(depth_step) };
+enum { TABLE_BYTES = KINDS * STEPS_MOST * 3 * sizeof(int) };
 
-/* Kind 2 s: a group of source s; 2 s + 1: its last. */
 template <int DATA>
-static __device__ __forceinline__ depth_step depth_of(const window_source &s, int last, int step) {
-    const int chunks = last ? s.chunks - (s.groups - 1) * s.each : s.each, taps = s.k * s.k,
-              pair = part(step, s.over_taps);
-    depth_step d;
+static __device__ __forceinline__ void fill_step(const window_source &s, int last, int step, int *window,
+                                                 int weights[2]) {
+    const int chunks = last ? s.chunks - (s.groups - 1) * s.each : s.each, taps = s.k * s.k;
+    const int pair = part(step, s.over_taps);
+    int at[2] = {0, 0};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int paired = 2 * pair + 1 < chunks, rest = 2 * (step - chunks / 2 * taps) + half;
@@ -102,10 +105,10 @@ static __device__ __forceinline__ depth_step depth_of(const window_source &s, in
         const int from = DATA ? taps - 1 - tap : tap; /* backwards a tap reaches back */
         const int there = tap < taps;
         /* Behind the last tap the weights are zeros, and any pixels will do. */
-        d.window[half] = there ? chunk * s.plane + y * s.width + tap - y * s.k : half == 1 ? d.window[0] : 0;
-        d.weights[half] = there ? from * s.in_stored * s.out_stored + chunk * 8 * (DATA ? 1 : s.out_stored) : -1;
+        at[half] = there ? chunk * s.plane + y * s.width + tap - y * s.k : at[0];
+        weights[half] = there ? from * s.in_stored * s.out_stored + chunk * 8 * (DATA ? 1 : s.out_stored) : -1;
     }
-    return d;
+    *window = at[0] | (at[1] - at[0]) << 16;
 }
 
 /* Where a tile begins, and how many of its images there are. */
@@ -222,6 +225,51 @@ static __device__ __forceinline__ void turn_data(const window_of &p, float (*sum
     }
 }
 
+/* sums += what a slab of weights, b, makes of a window, a. rows: where a warp's rows begin in a plane, in chunks, width
+ * the window's. steps: its part of the table. */
+template <int BN, int DATA, int WGMMA>
+static __device__ __forceinline__ void multiply_slab(
+    float (&sums)[window_tile<BN, WGMMA>::ROWS / 16][window_tile<BN, WGMMA>::WN / 8][4], unsigned char *a,
+    unsigned char *b, const int *steps, const uint32_t rows[2], int width, int n_warp) {
+    typedef window_tile<BN, WGMMA> W;
+    enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 };
+    if constexpr (WGMMA != 0) {
+        const uint64_t at_a = matrix_at(shared_address(a), 0, width * 16),
+                       at_b = matrix_at(shared_address(b), EIGHT, DATA ? 128 : 144);
+        wgmma_begin(sums);
+#pragma unroll
+        for (int k = 0; k < W::STEPS; k++) {
+            wgmma<BN, !DATA>(sums[0], at_a + (uint32_t)steps[k] + rows[0], at_b + (uint32_t)(2 * k * EIGHT / 16));
+            wgmma<BN, !DATA>(sums[1], at_a + (uint32_t)steps[k] + rows[1], at_b + (uint32_t)(2 * k * EIGHT / 16));
+        }
+        wgmma_wait(sums);
+    } else {
+        const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+        for (int k = 0; k < W::STEPS; k++) {
+            const uint32_t step = (uint32_t)steps[k], at = (step & 0xffff) + (lane < 16 ? 0 : step >> 16);
+            uint32_t fa[4][4];
+#pragma unroll
+            for (int q = 0; q < 4; q++) load_matrix4(fa[q], a + (rows[0] + at + (uint32_t)(q * 2 * width)) * 16);
+#pragma unroll
+            for (int j = 0; j < W::WN / 8; j += 2) {
+                const int n = n_warp + j * 8, eight = 2 * k + lane / 8 % 2;
+                uint32_t fb[4];
+                if (DATA) {
+                    load_matrix4(fb, b + eight * EIGHT + (n + lane % 8 + lane / 16 * 8) * 16);
+                } else {
+                    load_matrix4_transposed(fb, b + eight * EIGHT + ((n / 8 + lane / 16) * 9 + lane % 8) * 16);
+                }
+#pragma unroll
+                for (int q = 0; q < W::ROWS / 16; q++) {
+                    mma_bf16(sums[q][j], fa[q], fb);
+                    mma_bf16(sums[q][j + 1], fa[q], fb + 2);
+                }
+            }
+        }
+    }
+}
+
 template <int BN, int DATA, int WGMMA>
 static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
                                          (DATA ? (int)window_tile<BN, WGMMA>::BLOCKS_DATA
@@ -230,11 +278,12 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
     if (WGMMA && !HAS_WGMMA) return; /* never launched: see open_device */
     typedef window_tile<BN, WGMMA> W;
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
-    depth_step *const table = (depth_step *)shared_memory();
+    int *const window_table = (int *)shared_memory(), *const weight_table = window_table + KINDS * STEPS_MOST;
     unsigned char *const shared = shared_memory() + TABLE_BYTES;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
     for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS)
-        table[i] = depth_of<DATA>(p.from[i / (2 * STEPS_MOST)], i / STEPS_MOST % 2, i % STEPS_MOST);
+        fill_step<DATA>(p.from[i / (2 * STEPS_MOST)], i / STEPS_MOST % 2, i % STEPS_MOST, window_table + i,
+                        weight_table + 2 * i);
     after_previous();
     const int tile = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
     const int n_warp = WGMMA ? 0 : warp / 4 * W::WN;
@@ -249,9 +298,7 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
         const window_source &from = p.from[source_of(group)];
         return is_last(group) ? from.slabs_last : from.slabs_each;
     };
-    const auto steps_at = [&](int group, int slab) {
-        return table + (2 * source_of(group) + is_last(group)) * STEPS_MOST + slab * W::STEPS;
-    };
+    const auto kind_of = [&](int group) { return 2 * source_of(group) + is_last(group); };
     /* A warp's rows as those of the tile. */
     const auto row_of = [&](int row) {
         const int w = anew(t) / 32;
@@ -278,48 +325,52 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
                        ok ? pixel(from.map, (size_t)place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0);
         }
     };
-    /* The weights of a slab, one after the other; `next` and `ahead`: its group, and its number there. */
-    int next = 0, ahead = 0;
+    /* The weights of a slab, one after the other. A thread has the same eights of all slabs, and of these the same row
+     * of the depth and eight columns, or the same columns; a column beyond the last may hold anything. `next`: the
+     * slab's group, `left_ahead`: its slabs to come, `ahead`: the thread's first eight of it in the table. */
+    enum { PASSES = DATA ? (int)W::PASSES_DATA : (int)W::PASSES_FORWARD };
+    const int row = t / (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS),
+              chunk = t % (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS);
+    const int eight = DATA ? chunk : row / 8;
+    const int at_b = eight * EIGHT + (DATA ? row : chunk * 9 + row % 8) * 16;
+    const int columns = p.columns - n0 < BN ? p.columns - n0 : BN;
+    const int passes = DATA ? (row < W::ROWS_PASS ? (columns - row + W::ROWS_PASS - 1) / W::ROWS_PASS : 0)
+                            : (eight < W::EIGHTS_PASS && chunk * 8 < columns ? (int)PASSES : 0);
+    int next = 0, left_ahead = 0;
+    const int *ahead = NULL;
+    const bf16 *weights = NULL;
+    const auto enter = [&]() {
+        const int s = source_of(next), first = (next - s * p.from[0].groups) * p.from[s].each * 8,
+                  stride = p.from[s].out_stored;
+        left_ahead = slabs_of(next);
+        ahead = weight_table + kind_of(next) * 2 * STEPS_MOST + eight;
+        weights = p.from[s].weight + (DATA ? (n0 + row) * stride + first : (first + row % 8) * stride + n0 + chunk * 8);
+    };
     const auto fetch = [&](int slot) {
         if (next < all) {
-            const int s = source_of(next);
-            const window_source &from = p.from[s];
-            const depth_step *const steps = steps_at(next, ahead);
-            const int first = (next - s * p.from[0].groups) * from.each * 8; /* channel of the group */
-            unsigned char *const b = ring + slot * W::STAGE;
-#pragma unroll(WGMMA ? 1 : (int)W::FETCH_B)
-            for (int i = 0; i < W::FETCH_B; i++) {
-                const int at = t + i * W::WORKERS;
-                if (DATA) {
-                    const int row = at / W::EIGHTS, eight = at % W::EIGHTS; /* row: of the result's columns */
-                    if (row >= BN) break;
-                    const int weights = steps[eight / 2].weights[eight % 2];
-                    const int ok = weights >= 0 && n0 + row < p.columns;
-                    const int place = weights + (n0 + row) * from.out_stored + first;
-                    copy_async(b + eight * EIGHT + row * 16, from.weight + (ok ? place : 0), ok ? 16 : 0);
-                } else {
-                    const int row = at / W::B_CHUNKS, chunk = at % W::B_CHUNKS, eight = row / 8; /* row: of the depth */
-                    if (eight >= W::EIGHTS) break;
-                    const int weights = steps[eight / 2].weights[eight % 2];
-                    const int ok = weights >= 0 && n0 + chunk * 8 < p.columns;
-                    const int place = weights + (first + row % 8) * from.out_stored + n0 + chunk * 8;
-                    copy_async(b + eight * EIGHT + (chunk * 9 + row % 8) * 16, from.weight + (ok ? place : 0),
-                               ok ? 16 : 0);
-                }
+            unsigned char *const b = ring + slot * W::STAGE + at_b;
+            const int apart = DATA ? W::ROWS_PASS * p.from[source_of(next)].out_stored : 0;
+#pragma unroll
+            for (int i = 0; i < PASSES; i++) {
+                const int at = ahead[DATA ? 0 : i * W::EIGHTS_PASS];
+                if (i < passes)
+                    copy_async(b + i * (DATA ? W::ROWS_PASS * 16 : W::EIGHTS_PASS * EIGHT),
+                               weights + (at >= 0 ? at : 0) + i * apart, at >= 0 ? 16 : 0);
             }
-            if (++ahead == slabs_of(next)) next++, ahead = 0;
+            ahead += W::EIGHTS;
+            if (--left_ahead == 0 && ++next < all) enter();
         }
         copy_commit();
     };
 
     float sums[W::ROWS / 16][W::WN / 8][4] = {};
-    int slab = 0, slot = 0; /* slab: of its group */
-    uint32_t rows[2];       /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
+    int group = 0, slot = 0, brief = 0;
+    uint32_t rows[2]; /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
     fetch_window(0);
-    barrier(); /* for the table */
+    barrier(); /* for the tables */
+    enter();
 #pragma unroll
     for (int i = 0; i < W::RING - 1; i++) fetch(i);
-    int group = 0;
 #pragma unroll 1
     for (int s = 0; s < p.sources; s++) {
         const window_source &from = p.from[s];
@@ -340,58 +391,25 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
                 pixel_of_row(p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : warp % 4 * 64 + lane % 16);
             rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
         }
-        for (const int end = group + from.groups; group < end;) {
-            if (slab == 0 && group > 0 && slabs_of(group - 1) < W::RING - 1) { /* its window may be under way */
-                copy_wait<0>();
-            } else {
-                copy_wait<W::RING - 2>();
-            }
-            if (WGMMA) fence_async();
-            barrier();
-            if (slab == 0 && group + 1 < all) fetch_window(group + 1);
-            fetch(slot > 0 ? slot - 1 : W::RING - 1); /* of the slab before */
-            unsigned char *const a = shared + group % 2 * p.buffer, *const b = ring + slot * W::STAGE;
-            const depth_step *const steps = steps_at(group, slab);
-            if (WGMMA) {
-                uint64_t at[W::STEPS]; /* the steps, for a pixel 0 */
-#pragma unroll
-                for (int k = 0; k < W::STEPS; k++)
-                    at[k] = matrix_at(shared_address(a) + (uint32_t)steps[k].window[0] * 16,
-                                      (steps[k].window[1] - steps[k].window[0]) * 16, from.width * 16);
-                const uint64_t at_b = matrix_at(shared_address(b), EIGHT, DATA ? 128 : 144);
-                wgmma_begin(sums);
-#pragma unroll
-                for (int k = 0; k < W::STEPS; k++) {
-                    wgmma<BN, !DATA>(sums[0], at[k] + rows[0], at_b + (uint32_t)(2 * k * EIGHT / 16));
-                    wgmma<BN, !DATA>(sums[1], at[k] + rows[1], at_b + (uint32_t)(2 * k * EIGHT / 16));
+        for (const int end = group + from.groups; group < end; group++) {
+            const int slabs = slabs_of(group), *steps = window_table + kind_of(group) * STEPS_MOST;
+            unsigned char *const a = shared + group % 2 * p.buffer;
+            for (int left = slabs; left > 0; left--) {
+                if (brief) { /* the group before was so short that this one's window may be under way */
+                    copy_wait<0>();
+                    brief = 0;
+                } else {
+                    copy_wait<W::RING - 2>();
                 }
-                wgmma_wait(sums);
-            } else {
-#pragma unroll
-                for (int k = 0; k < W::STEPS; k++) {
-                    unsigned char *const from_pixel = a + (rows[0] + (uint32_t)steps[k].window[lane / 16]) * 16;
-                    uint32_t fa[4][4];
-#pragma unroll
-                    for (int q = 0; q < 4; q++) load_matrix4(fa[q], from_pixel + q * 2 * from.width * 16);
-#pragma unroll
-                    for (int j = 0; j < W::WN / 8; j += 2) {
-                        const int n = n_warp + j * 8, eight = 2 * k + lane / 8 % 2;
-                        uint32_t fb[4];
-                        if (DATA) {
-                            load_matrix4(fb, b + eight * EIGHT + (n + lane % 8 + lane / 16 * 8) * 16);
-                        } else {
-                            load_matrix4_transposed(fb, b + eight * EIGHT + ((n / 8 + lane / 16) * 9 + lane % 8) * 16);
-                        }
-#pragma unroll
-                        for (int q = 0; q < 4; q++) {
-                            mma_bf16(sums[q][j], fa[q], fb);
-                            mma_bf16(sums[q][j + 1], fa[q], fb + 2);
-                        }
-                    }
-                }
+                if (WGMMA) fence_async();
+                barrier();
+                if (left == slabs && group + 1 < all) fetch_window(group + 1);
+                fetch(slot > 0 ? slot - 1 : W::RING - 1); /* of the slab before */
+                multiply_slab<BN, DATA, WGMMA>(sums, a, ring + slot * W::STAGE, steps, rows, from.width, n_warp);
+                steps += W::STEPS;
+                slot = slot + 1 < W::RING ? slot + 1 : 0;
             }
-            slot = slot + 1 < W::RING ? slot + 1 : 0;
-            if (++slab == slabs_of(group)) group++, slab = 0;
+            brief = slabs < W::RING - 1;
         }
     }
     copy_wait<0>();
@@ -415,7 +433,7 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
         const int left = (corner.images << (p.log_w + p.log_h)) - half * BM;
         finish_tile<bf16, BN, W::WORKERS, DATA,
                     !DATA   ? 1
-                    : WGMMA ? (BN > 40 ? 2 : 1)
+                    : WGMMA ? 2
                             : 4>(p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0,
                                  p.columns, (size_t)(2 * tile + half),
                                  [&](int row) { return place_of(p, corner, half * BM + row); });
