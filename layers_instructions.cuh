@@ -98,7 +98,12 @@ static __device__ __forceinline__ void store_once(uint2 *p, uint2 v) { __stcs(p,
 static __device__ __forceinline__ void store_once(uint32_t *p, uint32_t v) { __stcs(p, v); }
 /* v, which is the same in all lanes of a warp, so that the compiler knows. */
 static __device__ __forceinline__ int of_warp(int v) { return __shfl_sync(0xffffffffu, v, 0); }
-static __device__ __forceinline__ float exponential(float x) { return __expf(x); } /* to some 21 bits */
+/* To some 21 bits; 0 below 2^-126. */
+static __device__ __forceinline__ float exponential(float x) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x * 1.44269504f));
+    return r;
+}
 static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));

@@ -483,16 +483,17 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
     float *const total = partial + LINES * BN, *const to = end.partials + block * 2 * (size_t)columns + n0;
     sum_columns<BN, LINES>(first, partial, total);
     if (t < BN && n0 + t < columns) to[t] = total[t];
-    if (!DATA) { /* of the squares about these rows' own mean */
+    if (!DATA && inside) { /* of the squares about these rows' own mean */
+        const float by = 1 / (float)n;
+        float mean[8];
+        load8(total + column, mean);
+#pragma unroll
+        for (int i = 0; i < 8; i++) mean[i] *= by;
         for (int row = t / GROUPS; row < n; row += LINES) {
-            if (!inside) continue;
             float v[8];
             load8(out + row * LD + column, v);
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const float d = v[i] - total[column + i] / (float)n;
-                second[i] += d * d;
-            }
+            for (int i = 0; i < 8; i++) second[i] += (v[i] - mean[i]) * (v[i] - mean[i]);
         }
     }
     sum_columns<BN, LINES>(second, partial, total);
