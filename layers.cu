@@ -1244,12 +1244,15 @@ static int try_products(struct device_cuda *c, bf16 *maps, float *weights, bf16 
  * before a net is, and where they differ (or the program carries no image that has them) wgmma is left alone. */
 static int try_wgmma(struct device_cuda *c, struct error *e) {
     const size_t map_bytes = 2 * TRIAL_MAP * sizeof(bf16), weight_bytes = TRIAL_WEIGHTS * sizeof(float);
-    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(1, map_bytes), *const with = here + TRIAL_MAP;
+    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(2, map_bytes); /* inputs; what is made of them, both ways */
+    bf16 *without = NULL, *with = NULL;
     float *weights = NULL, *const weights_here = (float *)mem_zero(1, weight_bytes), largest = 0;
     int failed = here == NULL || weights_here == NULL ? error_memory(e, map_bytes, "the device") : OK;
     if (!failed) failed = cuda_alloc(&c->device, map_bytes, (void **)&maps, e);
     if (!failed) failed = cuda_alloc(&c->device, weight_bytes, (void **)&weights, e);
     if (failed) goto end;
+    without = here + 2 * TRIAL_MAP;
+    with = without + TRIAL_MAP;
     for (int i = 0; i < TRIAL_PIXELS * TRIAL_IN; i++) here[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
     for (int i = 0; i < TRIAL_WEIGHTS; i++) weights_here[i] = (float)(i * 11 % 17 - 8) / 64;
     failed = cuda_write(&c->device, maps, here, map_bytes, e);
@@ -1257,11 +1260,11 @@ static int try_wgmma(struct device_cuda *c, struct error *e) {
     c->wgmma = 1; /* first, for kernels that are not there leave zeros */
     if (!failed) failed = try_products(c, maps, weights, with, e);
     c->wgmma = 0;
-    if (!failed) failed = try_products(c, maps, weights, here, e);
+    if (!failed) failed = try_products(c, maps, weights, without, e);
     c->wgmma = !failed;
-    for (int i = 0; i < TRIAL_MAP; i++) largest = fmaxf(largest, fabsf(widened(here[i])));
+    for (int i = 0; i < TRIAL_MAP; i++) largest = fmaxf(largest, fabsf(widened(without[i])));
     for (int i = 0; i < TRIAL_MAP; i++) {
-        if (!(fabsf(widened(with[i]) - widened(here[i])) <= largest / 64)) c->wgmma = 0;
+        if (!(fabsf(widened(with[i]) - widened(without[i])) <= largest / 64)) c->wgmma = 0;
     }
 end:
     if (weights != NULL) cuda_release(&c->device, weights);

@@ -2,10 +2,14 @@
  *
  * The same products in bf16, where stride is 1 and the map's sides are multiples of eight: a block brings the pixels
  * that its 256 rows touch (a window of 16 x 16, or 8 x 8 of four images, and the border that the taps need) into shared
- * memory once, and reads them from there through all taps: ldmatrix takes a row's address from each lane, so a tap is
- * an offset. `product` fetches every tap by itself: k * k times the bytes through the first-level cache. The depth is
- * walked group by group of at most GROUP_CHUNKS * 8 channels, the next group's window arriving meanwhile; within a
- * group through (tap, eight channels) without gaps. A warp has 64 rows, so that B is read half as often.
+ * memory once, and reads them from there through all taps. `product` fetches every tap by itself: k * k times the bytes
+ * through the first-level cache.
+ *
+ * A window lies plane after plane, one for each eight channels, 16 bytes a pixel. So eight pixels in a row are 128 bytes
+ * without gaps, wherever they begin, and a tap is an offset: what wgmma (on Hopper) takes as an operand as it stands, an
+ * 8 x 8 square of pixels at a time, and what ldmatrix (for mma.sync, elsewhere) meets no bank twice in. The depth is
+ * walked group by group of at most GROUP_CHUNKS eights of channels, the next group's window arriving meanwhile; the
+ * weights come in slabs, through a ring.
  *
  * A second source may follow the first: the 1 x 1 convolution of a residual unit, which is added to this one. Between
  * the two the first one's result is finished where it stands, in registers: bias, activation and its own store forward,
@@ -21,9 +25,9 @@ struct window_tile {
      * with 32 rows each, 16 of a square. */
     enum { SIDE = !WGMMA && BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = WGMMA ? 256 : 128 * SIDE };
     enum { ROWS = WGMMA ? 32 : 64 };
-    /* By registers; forward has more to do between two sources. */
-    enum { BLOCKS_DATA = WGMMA ? 2 : SIDE == 2 ? 1 : BN > 48 ? 2 : 3 };
-    enum { BLOCKS_FORWARD = WGMMA ? (BN > 40 ? 2 : 3) : SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    /* A multiprocessor's, by registers. */
+    enum { BLOCKS_MMA = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    enum { BLOCKS_FORWARD = !WGMMA ? (int)BLOCKS_MMA : BN > 40 ? 2 : 3, BLOCKS_DATA = WGMMA ? 2 : (int)BLOCKS_MMA };
     /* A slab of weights: STEPS of 16 of the depth; so many slabs under way or at work. */
     enum { STEPS = WGMMA ? 3 : 2, EIGHTS = 2 * STEPS, RING = WGMMA ? 3 : 4 };
     /* An eight of its depth as chunks of 16 bytes: forward [eights of columns][8 of the depth, and a gap], for the data
