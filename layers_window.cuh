@@ -5,11 +5,11 @@
  * memory once, and reads them from there through all taps. `product` fetches every tap by itself: k * k times the bytes
  * through the first-level cache.
  *
- * A window lies plane after plane, one for each eight channels, 16 bytes a pixel. So eight pixels in a row are 128 bytes
- * without gaps, wherever they begin, and a tap is an offset: what wgmma (on Hopper) takes as an operand as it stands, an
- * 8 x 8 square of pixels at a time, and what ldmatrix (for mma.sync, elsewhere) meets no bank twice in. The depth is
- * walked group by group of at most GROUP_CHUNKS eights of channels, the next group's window arriving meanwhile; the
- * weights come in slabs, through a ring.
+ * A window lies plane after plane, one for each eight channels, 16 bytes a pixel. So eight pixels in a row are 128
+ * bytes without gaps, wherever they begin, and a tap is an offset: what wgmma (on Hopper) takes as an operand as it
+ * stands, an 8 x 8 square of pixels at a time, and what ldmatrix (for mma.sync, elsewhere) meets no bank twice in. The
+ * depth is walked group by group of at most GROUP_CHUNKS eights of channels, the next group's window arriving
+ * meanwhile; the weights come in slabs, through a ring.
  *
  * A second source may follow the first: the 1 x 1 convolution of a residual unit, which is added to this one. Between
  * the two the first one's result is finished where it stands, in registers: bias, activation and its own store forward,
