@@ -95,7 +95,7 @@ $(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
 	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_SANITIZE) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
 CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))
 $(BUILD)/tests/test_cuda: tests/test_cuda.c $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
-$(BUILD)/tests/test_cuda_layers: tests/test_layers.c tests/layers_reference.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
+$(BUILD)/tests/test_cuda_layers: tests/test_layers.c tests/layers_reference.h tests/layers_differences.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
 $(BUILD)/tests/occupancy: tests/occupancy.c tests/witness.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
 $(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers $(BUILD)/tests/occupancy:
 	@mkdir -p $(BUILD)/tests

@@ -33,9 +33,9 @@ static void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, c
 #define LAUNCH(kernel, grid, block, shared, stream, early, ...) \
     launch(kernel, grid, block, shared, stream, early, __VA_ARGS__)
 
-/* Every kernel calls it before it touches memory: waits until the kernel before is done and its writes are seen, then
- * lets the next one's blocks come and wait in turn. So a step's kernels follow each other without the time that a
- * launch takes. */
+/* Every kernel calls it before it touches memory (but its own shared memory): waits until the kernel before is done and
+ * its writes are seen, then lets the next one's blocks come and wait in turn. So a step's kernels follow each other
+ * without the time that a launch takes. */
 static __device__ __forceinline__ void after_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

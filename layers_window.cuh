@@ -134,9 +134,9 @@ static __device__ __forceinline__ size_t place_of(const window_of &p, const tile
     return ((size_t)(c.image + at.image) * (size_t)p.h + (size_t)(c.y + at.y)) * (size_t)p.w + (size_t)(c.x + at.x);
 }
 
-/* The first source's result becomes what the second is added to. Two lanes exchange halves, so that each writes four
- * channels of a pixel. place_of(row): the pixel, -1 beyond the images. (It is
- * read again only on the way back.) */
+/* The first source's result becomes what the second is added to, and is stored: it is read again on the way back. Two
+ * lanes exchange halves, so that each writes four channels of a pixel. place_of(row): the pixel, -1 beyond the images.
+ */
 template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                             int n0, const F &place_of) {
