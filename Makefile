@@ -33,15 +33,18 @@ endif
 endif
 ifeq ($(CUDA),1)
 # One image for each generation, whose later members (8.6, 8.9, ...) run it too, and PTX of the last for those to come.
-# 90a: Hopper with its own instructions, which -arch=native would leave out.
+# 90a: Hopper with its own instructions, which -arch=native would leave out. 12.0's image is made of 10.0's PTX, which
+# is that of those to come too: one compilation less.
 ARCH ?= 80 90a 100 120
-ifeq ($(ARCH),native)
 comma = ,
+ifeq ($(ARCH),native)
 ARCH_HERE = $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1))
 GENCODE = $(if $(filter 90,$(ARCH_HERE)),-gencode arch=compute_90a$(comma)code=sm_90a,-arch=native)
 else
-GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
-          -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
+FROM_120 = 100
+from = $(or $(FROM_$(1)),$(1))
+GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(call from,$(a))$(comma)code=sm_$(a)) \
+          -gencode arch=compute_$(call from,$(lastword $(ARCH))),code=compute_$(call from,$(lastword $(ARCH)))
 endif
 OBJECTS += $(BUILD)/layers_cuda.o
 ALL_CFLAGS += -DPARZEN_CUDA
