@@ -127,6 +127,11 @@ test-gpu sass:
 	@echo "$@ needs nvcc: install the CUDA toolkit, or name it with NVCC=" && exit 2
 endif
 
+# parzen with maps rounded to bf16 on the CPU, as a GPU stores them: what that costs in accuracy.
+$(BUILD)/tests/parzen_rounded: tests/device_rounded.c $(BUILD)/main.o $(OBJECTS) | $(BUILD)
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(ALL_CFLAGS) -O3 -I. $(LDFLAGS) -MMD -o $@ $< $(filter-out $(BUILD)/device_cpu.o,$(BUILD)/main.o $(OBJECTS)) $(LDLIBS)
+
 # Replays a folder of hyperopt goldens: tests/golden_tpe DIR
 .PHONY: tests/golden_tpe
 tests/golden_tpe: $(BUILD)/tests/golden_tpe

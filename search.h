@@ -8,6 +8,8 @@
 #include "report.h"
 #include "tpe.h"
 
+enum { CHECKPOINT_BY_TIME = -1 }; /* as often as 2 % of a trial's time allows */
+
 /* What a training needs besides its configuration. */
 struct train_options {
     int epochs;
@@ -17,7 +19,7 @@ struct train_options {
     const char *weights;  /* the weights of the best epoch go there; or NULL */
     const char *config;   /* one line of JSON, kept in the weights file and in states */
     const char *state;    /* the training's state goes there after epochs, and is gone on from; or NULL */
-    int checkpoint_every; /* after so many epochs; 0: never */
+    int checkpoint_every; /* after so many epochs; 0: never; CHECKPOINT_BY_TIME */
 };
 
 enum running { RUNNING_IGNORE, RUNNING_LIAR };
