@@ -481,7 +481,8 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
     const int begin = (int)blockIdx.x / p.tiles_n * p.each;
     const int rows = p.chunks * taps - begin < p.each ? p.chunks * taps - begin : p.each;
     const int first = part(begin, p.over_taps), chunks = part(begin + rows - 1, p.over_taps) - first + 1;
-    const uint32_t over_chunks = 65536u / (uint32_t)chunks + 1;
+    /* Of 20 bits: through one tap the chunks are up to 64 and a window's up to 128 times as many, beyond over()'s. */
+    const uint32_t over_chunks = (1u << 20) / (uint32_t)chunks + 1;
     const int from = (int)blockIdx.z * p.walk, to = p.tiles - from < p.walk ? p.tiles : from + p.walk;
 
     const auto fetch = [&](int tile) {
@@ -491,7 +492,8 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
             const int image0 = tile / (p.tiles_x * p.tiles_y) * p.per;
             const int images = p.images - image0 < p.per ? p.images - image0 : p.per;
             for (int i = t; i < p.per * p.height * p.width * chunks; i += W::WORKERS) {
-                const int at = part(i, over_chunks), c = i - at * chunks, line = part(at, p.over_width);
+                const int at = (int)((uint32_t)i * over_chunks >> 20), c = i - at * chunks;
+                const int line = part(at, p.over_width);
                 const int image = part(line, p.over_height), x = x0 + at - line * p.width - p.before;
                 const int y = y0 + line - image * p.height - p.before;
                 const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;

@@ -737,6 +737,12 @@ static void test_windows(void) {
                        UNIT | (i % 4 ? DROP : 0) | (i % 2 ? STATISTICS | BRANCH : Y_SCALE) | (i % 3 ? 0 : SLICE));
     }
     isas = fewer;
+    /* A weight gradient whose blocks take many channels through one tap. */
+    static const struct shape wide[] = {{1, 1, 2, 8, 8, 1, 256, 24},
+                                        {1, 1, 3, 8, 8, 1, 216, 24},
+                                        {1, 1, 1, 16, 16, 1, 272, 40},
+                                        {1, 1, 2, 8, 8, 1, 512, 32}};
+    for (int i = 0; i < (int)(sizeof wide / sizeof *wide); i++) case_conv_weight(wide[i], i % 2 ? NO_BIAS : 0);
 }
 
 static void test_conv(void) {
