@@ -34,17 +34,14 @@ static int cpu_copy(struct device *d, void *to, const void *from, size_t bytes, 
 
 static int cpu_run(struct device *d, const struct program *p, int n, struct error *e) {
     struct device_cpu *c = (struct device_cpu *)d;
-    return c->run(&c->cpu, p, n, e);
+    return c->run(&c->cpu, p, 0, p->n_ops, n, e);
 }
 
 static int cpu_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
     struct device_cpu *c = (struct device_cpu *)d;
     for (int i = 0; i < p->n_ops; i++) {
-        struct program one = *p;
         const double start = clock_seconds();
-        one.n_ops = 1;
-        one.ops = p->ops + i;
-        const int failed = c->run(&c->cpu, &one, n, e);
+        const int failed = c->run(&c->cpu, p, i, i + 1, n, e);
         if (failed) return failed;
         seconds[i] = clock_seconds() - start;
     }

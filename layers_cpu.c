@@ -1256,8 +1256,8 @@ static int run_op(struct cpu *c, const struct program *p, const struct op *op, i
     return OK;
 }
 
-int LAYERS_CPU_RUN(struct cpu *c, const struct program *p, int n, struct error *e) {
-    for (int i = 0; i < p->n_ops; i++) {
+int LAYERS_CPU_RUN(struct cpu *c, const struct program *p, int from, int to, int n, struct error *e) {
+    for (int i = from; i < to; i++) {
         const int failed = run_op(c, p, &p->ops[i], n, e);
         if (failed) return failed;
     }

@@ -15,6 +15,7 @@ struct cpu {
     } scratch[N_SCRATCH];
 };
 
-typedef int layers_cpu_run(struct cpu *, const struct program *, int n, struct error *);
+/* Runs the operations from .. to - 1 of a program. */
+typedef int layers_cpu_run(struct cpu *, const struct program *, int from, int to, int n, struct error *);
 layers_cpu_run layers_cpu_run_base, layers_cpu_run_avx2, layers_cpu_run_avx512;
 #endif

@@ -7,10 +7,11 @@
 int device_plain(struct device **, int threads, const char *isa, struct error *);
 #include "../device_cpu.c"
 #undef device_cpu
+#include "op_outputs.h"
 
 struct device_rounded {
     struct device_plain plain; /* first: a struct device * is any of the three */
-    float *weights; /* the rounded kernels, parameters->n floats */
+    float *weights;            /* the rounded kernels, parameters->n floats */
     size_t n;
 };
 
@@ -34,19 +35,6 @@ static void round_map(const struct map *m, int n) {
     }
 }
 
-/* The maps that an operation makes. */
-static int outputs(const struct op *op, const struct map *maps[2]) {
-    switch (op->kind) {
-        case OP_BATCH: maps[0] = &op->batch.out; return 1;
-        case OP_CONV: maps[0] = &op->conv.out, maps[1] = &op->conv.dropped; return 2;
-        case OP_APPLY: maps[0] = &op->apply.out, maps[1] = &op->apply.dropped; return 2;
-        case OP_LOSS: maps[0] = &op->loss.gradient; return 1;
-        case OP_CONV_DATA: maps[0] = &op->conv_data.gradient, maps[1] = &op->conv_data.branch; return 2;
-        case OP_APPLY_GRADIENT: maps[0] = &op->apply_gradient.gradient, maps[1] = &op->apply_gradient.branch; return 2;
-        default: return 0;
-    }
-}
-
 static int round_weights(struct device_rounded *r, const struct parameters *p, struct error *e) {
     if (r->n < p->n) {
         mem_free(r->weights);
@@ -61,16 +49,16 @@ static int round_weights(struct device_rounded *r, const struct parameters *p, s
 static int run_rounded(struct device *d, const struct program *p, int n, struct error *e) {
     struct device_rounded *r = (struct device_rounded *)d;
     struct parameters parameters = *p->parameters;
+    struct program by_rounded = *p; /* the same, with the rounded weights */
     int failed = round_weights(r, p->parameters, e);
     parameters.value = r->weights;
+    by_rounded.parameters = &parameters;
     for (int i = 0; i < p->n_ops && !failed; i++) {
-        struct program one = *p;
+        const struct op *const op = &p->ops[i];
+        const int products = op->kind == OP_CONV || op->kind == OP_CONV_DATA;
         const struct map *maps[2];
-        one.n_ops = 1;
-        one.ops = p->ops + i;
-        if (one.ops->kind == OP_CONV || one.ops->kind == OP_CONV_DATA) one.parameters = &parameters;
-        failed = r->plain.run(&r->plain.cpu, &one, n, e);
-        for (int m = outputs(one.ops, maps) - 1; m >= 0 && !failed; m--) round_map(maps[m], n);
+        failed = r->plain.run(&r->plain.cpu, products ? &by_rounded : p, i, i + 1, n, e);
+        for (int m = op_outputs(op, maps) - 1; m >= 0 && !failed; m--) round_map(maps[m], n);
     }
     return failed;
 }
