@@ -15,10 +15,13 @@
  * (memory released, scratch grown) forgets it. */
 #include "layers_kernels.cuh"
 
+#include <pthread.h>
+
 /* ==================================================== the device ================================================== */
 
 /* cuBLAS, found at run time, so that the program works where there is none. The few declarations that are needed. */
 typedef struct cublas_context *cublas_handle;
+enum { CUBLAS_NO_MEMORY = 3 }; /* a status */
 enum { CUBLAS_N = 0, CUBLAS_T = 1, CUBLAS_R_32F = 0, CUBLAS_R_16BF = 14, CUBLAS_COMPUTE_FP32 = 68, CUBLAS_BEST = -1 };
 struct cublas {
     void *library;
@@ -52,6 +55,7 @@ struct device_cuda {
     int shared_most; /* bytes that a block can have */
     int wgmma;       /* its products of four warps are used */
     int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
+    int records;     /* steps can be captured */
     /* The chain's, and the one beside it: NULL where everything goes into the chain. */
     cudaStream_t stream, beside;
     cudaEvent_t fork, done[BESIDE_MOST];
@@ -65,6 +69,8 @@ struct device_cuda {
     const float *shadow_of; /* the values it holds; NULL: it must be made anew */
     struct captured captured[CAPTURED_MOST];
     int n_captured;
+    cudaEvent_t pace[2]; /* see keep_pace */
+    unsigned runs;
 };
 
 static int cuda_check(cudaError_t status, const char *what, struct error *e) {
@@ -89,13 +95,14 @@ struct run {
     int weights;         /* OP_CONV_WEIGHTs so far: the i-th is done at done[i % BESIDE_MOST] */
     int newest;          /* the last of them that went beside the chain */
     int under_way[BESIDE_MOST]; /* those for which the chain has not waited */
-    int waits[LANES];           /* a lane that has just been made to wait for the other */
+    int waits[LANES];           /* a lane whose next kernel comes behind more than the kernel before it */
+    int back;                   /* the chain's newest pass over maps went from the last image to the first */
 };
 
 static cudaStream_t stream_of(const struct run *r) {
     return r->lane == BESIDE && r->events == NULL ? r->d->beside : r->d->stream;
 }
-/* A kernel that comes behind a wait has two to come behind, and can be early for neither. */
+/* A kernel that comes behind a wait has two to come behind, and can be early for neither; nor behind cuBLAS. */
 static int early_of(struct run *r) {
     const int early = r->d->early && !r->waits[r->lane];
     r->waits[r->lane] = 0;
@@ -160,6 +167,9 @@ static void end_beside(struct run *r) {
     r->under_way[r->newest % BESIDE_MOST] = 1;
     record(r, r->d->done[r->newest % BESIDE_MOST], r->d->beside);
 }
+
+/* Which way the chain's next pass over maps goes: not the way of the one before (see block_of). */
+static int turned(struct run *r) { return r->back = !r->back; }
 
 static int blocks_of(size_t n, size_t each) { return (int)((n + each - 1) / each); }
 static int stored_of(const struct map *m) { return map_stored(m); }
@@ -255,8 +265,7 @@ static void go_forward(struct run *r, const product_of<T> &p, int) {
 template <typename T, int BN>
 static void go_data(struct run *r, const product_of<T> &p, int classes) {
     typedef tile<T, BN> W;
-    GO_WITH(r, (product<T, BN, 1>), dim3((unsigned)(p.tiles_m * p.tiles_n), 1, (unsigned)classes), W::WORKERS,
-            W::PRODUCT_BYTES, p);
+    GO_WITH(r, (product<T, BN, 1>), dim3((unsigned)(p.tiles_m * p.tiles_n * classes)), W::WORKERS, W::PRODUCT_BYTES, p);
 }
 template <typename T, int BN>
 static void go_weight(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
@@ -299,8 +308,10 @@ static void gemm(struct run *r, int ta, int tb, int m, int n, int k, const T *a,
     const int status = r->d->cublas.gemm(r->d->handle, tb ? CUBLAS_T : CUBLAS_N, ta ? CUBLAS_T : CUBLAS_N, n, m, k,
                                          &one, b, blas_type<T>(), ldb, a, blas_type<T>(), lda, &zero, c, CUBLAS_R_32F,
                                          n, CUBLAS_COMPUTE_FP32, CUBLAS_BEST);
-    if (status != 0)
+    if (status == CUBLAS_NO_MEMORY) r->failed = error_set(r->e, ERROR_TRIAL, "out of GPU memory for a dense layer");
+    if (status != 0 && status != CUBLAS_NO_MEMORY)
         r->failed = error_set(r->e, ERROR_ENVIRONMENT, "cuBLAS failed with status %d at a dense layer", status);
+    r->waits[r->lane] = 1; /* its last node may be none that a kernel can be early for */
 }
 
 static int by_cublas(const struct run *r, int k, const struct map *in, const struct bn *bn) {
@@ -430,6 +441,7 @@ static void go_window_with(struct run *r, struct window_of *p, int data, int *fi
     const dim3 grid((unsigned)(window_tiles(p) * p->tiles_n));
     *fits = bytes <= r->d->shared_most;
     if (!*fits) return;
+    p->back = turned(r);
     if (data) {
         GO_WITH(r, (window_product<BN, 1, WGMMA>), grid, W::WORKERS, bytes, *p);
     } else {
@@ -470,6 +482,11 @@ static int launch_window(struct run *r, struct window_of *p, int columns, const 
     return fits;
 }
 
+/* Are the taps and weights of a convolution so few that the tables of window_product can name them? */
+static int few_weights(int k, const struct map *in, const struct map *out) {
+    return k * k <= TAPS_MOST && (size_t)(k * k) * (size_t)stored_of(in) * (size_t)stored_of(out) <= INT_MAX;
+}
+
 /* Do n images of these maps share memory? */
 static int apart(const struct map *a, const struct map *b, int n) {
     const size_t of_a = (size_t)n * (size_t)a->h * (size_t)a->w * (size_t)a->stride * sizeof(bf16);
@@ -501,7 +518,7 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     const int columns = stored_of(to);
     struct window_of p;
-    if (o->k == 1 || o->k * o->k > TAPS_MOST || o->stride != 1 || to->h != o->in.h || to->w != o->in.w ||
+    if (o->k == 1 || o->stride != 1 || to->h != o->in.h || to->w != o->in.w || !few_weights(o->k, &o->in, to) ||
         !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     const struct op_conv *const second = second_of(r, o), *const end = second != NULL ? second : o;
@@ -546,8 +563,8 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     const struct map *to = &o->gradient;
     const int columns = stored_of(to);
     struct window_of p;
-    if (o->k == 1 || o->k * o->k > TAPS_MOST || o->stride != 1 || to->h != o->out_gradient.h ||
-        to->w != o->out_gradient.w || !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
+    if (o->k == 1 || o->stride != 1 || to->h != o->out_gradient.h || to->w != o->out_gradient.w ||
+        !few_weights(o->k, to, &o->out_gradient) || !window_shape(&p, r->n, to->h, to->w, WINDOW_ROWS))
         return 0;
     const struct op_conv_data *const second = second_data_of(r, o), *const end = second != NULL ? second : o;
     window_add(r, &p, &o->out_gradient, o->weight, columns, stored_of(&o->out_gradient), o->k, o->k - 1 - o->pad);
@@ -588,6 +605,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.tiles_m = blocks_of((size_t)rows, BM);
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
+    p.back = turned(r);
     go_product(r, p, bn, 1, 0);
     if (o->bn != NULL) statistics_forward(r, p.end.partials, rows, o->bn);
 }
@@ -619,6 +637,7 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
     const int blocks = classes * p.tiles_m;
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)p.columns * sizeof(float));
+    p.back = turned(r);
     go_product(r, p, bn, classes, 1);
     if (o->bn != NULL) sums_data(r, p.end.partials, blocks, o);
 }
@@ -783,13 +802,14 @@ static void apply_forward(struct run *r, const struct op_apply *o) {
     p.drop_first = o->dropped.first;
     p.drop = o->drop;
     p.step = r->p->step;
+    p.back = turned(r);
     WITH_POOL(o->pool, r, apply, T, sheet_grid(&p.sheet, p.pixels), 0, p)
 }
 
 /* What OP_SUMS and OP_APPLY_GRADIENT have in common. */
 template <typename T>
-static back_of<T> back(const struct run *r, const struct map *x, const struct map *g, const struct bn *bn,
-                       enum pool pool, int pad, int repeat) {
+static back_of<T> back(struct run *r, const struct map *x, const struct map *g, const struct bn *bn, enum pool pool,
+                       int pad, int repeat) {
     const int side = pool == POOL_MAX2 || pool == POOL_AVG2 ? 2 : 1;
     back_of<T> p;
     memset(&p, 0, sizeof p);
@@ -804,6 +824,7 @@ static back_of<T> back(const struct run *r, const struct map *x, const struct ma
         p.a = bn->a, p.b = bn->b, p.c = bn->c;
     }
     p.pad = pool == POOL_MAX3 ? pad : 0;
+    p.back = turned(r);
     return p;
 }
 
@@ -1046,6 +1067,13 @@ static struct run run_of(struct device_cuda *c, const struct program *p, int n, 
     return r;
 }
 
+/* Its operations, launched one by one. */
+static int run_singly(struct device_cuda *c, const struct program *p, int n, struct error *e) {
+    struct run r = run_of(c, p, n, e);
+    const int failed = run_ops(&r);
+    return failed ? failed : cuda_check(cudaGetLastError(), "a step", e);
+}
+
 /* The first time a program is run its operations are launched one by one: CUDA and cuBLAS load a kernel when it is
  * first launched, which they may not do while a step is recorded. */
 static int run_first(struct device_cuda *c, const struct program *p, int n, struct error *e) {
@@ -1054,9 +1082,7 @@ static int run_first(struct device_cuda *c, const struct program *p, int n, stru
     int failed = run_ops(&r);
     for (int i = 0; i < LANES && !failed; i++)
         failed = grow(c, (void **)&c->scratch[i], &c->scratch_bytes[i], r.need[i], "the operations' scratch", e);
-    r = run_of(c, p, n, e);
-    if (!failed) failed = run_ops(&r);
-    if (!failed) failed = cuda_check(cudaGetLastError(), "a step", e);
+    if (!failed) failed = run_singly(c, p, n, e);
     if (failed) return failed;
     if (c->n_captured == CAPTURED_MOST) forget_captured(c);
     const struct captured k = {p, n, NULL};
@@ -1064,31 +1090,52 @@ static int run_first(struct device_cuda *c, const struct program *p, int n, stru
     return OK;
 }
 
+/* Held while a step is recorded, and by whoever makes the whole GPU wait: that would spoil the recording of another
+ * thread's device (cuBLAS does it when it comes and when it goes). */
+static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
+
 static int capture(struct device_cuda *c, struct captured *k, struct error *e) {
     struct run r = run_of(c, k->program, k->n, e);
     cudaGraph_t graph = NULL;
+    pthread_mutex_lock(&recording);
     int failed = cuda_check(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step", e);
-    if (failed) return failed;
-    failed = run_ops(&r);
-    if (!failed) failed = cuda_check(cudaGetLastError(), "recording a step", e);
-    const int ended = cuda_check(cudaStreamEndCapture(c->stream, &graph), "recording a step", failed ? NULL : e);
-    if (!failed) failed = ended;
+    if (!failed) {
+        failed = run_ops(&r);
+        if (!failed) failed = cuda_check(cudaGetLastError(), "recording a step", e);
+        const int ended = cuda_check(cudaStreamEndCapture(c->stream, &graph), "recording a step", failed ? NULL : e);
+        if (!failed) failed = ended;
+    }
+    pthread_mutex_unlock(&recording);
     if (!failed)
         failed = cuda_check(cudaGraphInstantiate(&k->graph, graph, cudaGraphInstantiateFlagUseNodePriority),
                             "a step's graph", e);
+    if (failed) k->graph = NULL;
     if (graph != NULL) (void)cudaGraphDestroy(graph);
     return failed;
+}
+
+/* The host is at the most 2 PACE steps ahead of the GPU: enough for it never to wait, and few enough for whoever shows
+ * progress, or wants to end. */
+enum { PACE = 4 };
+static int keep_pace(struct device_cuda *c, struct error *e) {
+    if (++c->runs % PACE != 0) return OK;
+    const cudaEvent_t event = c->pace[c->runs / PACE % 2];
+    const int failed = cuda_check(cudaEventSynchronize(event), "a step", e);
+    return failed ? failed : cuda_check(cudaEventRecord(event, c->stream), "an event", e);
 }
 
 static int cuda_run(struct device *d, const struct program *p, int n, struct error *e) {
     struct device_cuda *c = cuda_of(d);
     int i = 0;
     int failed = make_shadow(c, p, e);
+    if (!failed) failed = keep_pace(c, e);
     if (failed) return failed;
     while (i < c->n_captured && !(c->captured[i].program == p && c->captured[i].n == n)) i++;
     if (i == c->n_captured) return run_first(c, p, n, e);
-    if (c->captured[i].graph == NULL) failed = capture(c, &c->captured[i], e);
-    return failed ? failed : cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
+    /* A step that could not be recorded has not been run either: this once it goes without. */
+    if (c->captured[i].graph == NULL && (!c->records || capture(c, &c->captured[i], NULL) != OK))
+        return run_singly(c, p, n, e);
+    return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
 }
 
 static int cuda_profile(struct device *d, const struct program *p, int n, double *seconds, struct error *e) {
@@ -1120,17 +1167,27 @@ static int cuda_profile(struct device *d, const struct program *p, int n, double
     return failed;
 }
 
+static void close_cublas(struct device_cuda *c) {
+    pthread_mutex_lock(&recording);
+    if (c->handle != NULL) c->cublas.destroy(c->handle);
+    pthread_mutex_unlock(&recording);
+    c->handle = NULL;
+}
+
 static void cuda_close(struct device *d) {
     struct device_cuda *c = cuda_of(d);
     if (c->stream != NULL) (void)cudaStreamSynchronize(c->stream);
     forget_captured(c);
-    if (c->handle != NULL) c->cublas.destroy(c->handle);
+    close_cublas(c);
     void *const blocks[] = {c->workspace, c->scratch[CHAIN], c->scratch[BESIDE], c->shadow};
     for (int i = 0; i < 4; i++) {
         if (blocks[i] != NULL) (void)cudaFree(blocks[i]);
     }
     for (int i = 0; i < BESIDE_MOST; i++) {
         if (c->done[i] != NULL) (void)cudaEventDestroy(c->done[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (c->pace[i] != NULL) (void)cudaEventDestroy(c->pace[i]);
     }
     if (c->fork != NULL) (void)cudaEventDestroy(c->fork);
     if (c->beside != NULL) (void)cudaStreamDestroy(c->beside);
@@ -1146,25 +1203,34 @@ static void cuda_close(struct device *d) {
 #define library_symbol(library, name) dlsym(library, name)
 #endif
 
-/* Without it c->handle stays NULL, and dense layers are made like other convolutions. */
-static int open_cublas(struct device_cuda *c, struct error *e) {
-    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
+/* Is it there, whole, and does it start? An older one may where the newest does not suit the driver. */
+static int start_cublas(struct device_cuda *c, const char *name) {
     struct cublas *b = &c->cublas;
-    for (int i = 0; i < 3 && b->library == NULL; i++) b->library = library_open(names[i]);
-    if (b->library == NULL) return OK;
+    b->library = library_open(name);
+    if (b->library == NULL) return 0;
     *(void **)&b->create = library_symbol(b->library, "cublasCreate_v2");
     *(void **)&b->destroy = library_symbol(b->library, "cublasDestroy_v2");
     *(void **)&b->set_stream = library_symbol(b->library, "cublasSetStream_v2");
     *(void **)&b->set_workspace = library_symbol(b->library, "cublasSetWorkspace_v2");
     *(void **)&b->gemm = library_symbol(b->library, "cublasGemmEx");
     if (b->create == NULL || b->destroy == NULL || b->set_stream == NULL || b->set_workspace == NULL || b->gemm == NULL)
-        return error_set(e, ERROR_ENVIRONMENT, "the cuBLAS found is not version 12 or 13");
-    const int failed = cuda_malloc(&c->workspace, CUBLAS_WORKSPACE, "cuBLAS", e);
-    if (failed) return failed;
+        return 0;
+    pthread_mutex_lock(&recording);
     int status = b->create(&c->handle);
+    if (status != 0) c->handle = NULL;
     if (status == 0) status = b->set_stream(c->handle, c->stream);
     if (status == 0) status = b->set_workspace(c->handle, c->workspace, CUBLAS_WORKSPACE);
-    return status == 0 ? OK : error_set(e, ERROR_ENVIRONMENT, "cuBLAS does not start (status %d)", status);
+    pthread_mutex_unlock(&recording);
+    if (status != 0) close_cublas(c);
+    return status == 0;
+}
+
+/* Without it c->handle stays NULL, and dense layers are made like other convolutions. */
+static int open_cublas(struct device_cuda *c, struct error *e) {
+    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
+    const int failed = cuda_malloc(&c->workspace, CUBLAS_WORKSPACE, "cuBLAS", e);
+    for (int i = 0; i < 3 && !failed && !start_cublas(c, names[i]); i++) (void)cudaGetLastError();
+    return failed;
 }
 
 /* The products want more shared memory than a block has without asking. */
@@ -1194,13 +1260,17 @@ static void allow_wgmma(int most, cudaError_t *s) {
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
-/* ---- does wgmma do here what it is taken to do? ---- */
+/* ---- does this GPU, with this driver, do what it is taken to do? ---- */
 
-/* What a convolution of a few images and its data gradient are, in bf16: out and gradient. Their maps stand one behind
- * the other in `maps`. */
-enum { TRIAL_IMAGES = 3, TRIAL_SIDE = 8, TRIAL_IN = 24, TRIAL_OUT = 40, TRIAL_K = 3 };
-enum { TRIAL_PIXELS = TRIAL_IMAGES * TRIAL_SIDE * TRIAL_SIDE, TRIAL_MAP = TRIAL_PIXELS * (TRIAL_IN + TRIAL_OUT) };
-enum { TRIAL_WEIGHTS = TRIAL_K * TRIAL_K * TRIAL_IN * TRIAL_OUT };
+/* What is tried: a convolution to `width` channels, and the data gradient and the weight gradient of one from so many,
+ * of a few images. Their maps stand one behind the other: in and out_gradient, and what is made of them. */
+enum { TRIAL_IMAGES = 3, TRIAL_SIDE = 8, TRIAL_FEW = 24, TRIAL_MANY = 80, TRIAL_K = 2 };
+enum { TRIAL_PIXELS = TRIAL_IMAGES * TRIAL_SIDE * TRIAL_SIDE, TRIAL_RESULT = TRIAL_PIXELS * 2 * TRIAL_MANY };
+enum { TRIAL_WEIGHTS = TRIAL_K * TRIAL_K * TRIAL_FEW * TRIAL_MANY };
+struct trial_run {
+    bf16 *in, *out_gradient, *made; /* device memory: [pixels][few], twice; [pixels][width], twice */
+    float *weights, *gradients;     /* device memory */
+};
 
 static struct map trial_map(bf16 *at, int width) {
     struct map m = {};
@@ -1219,58 +1289,92 @@ static float widened(bf16 b) {
     return v;
 }
 
-static int try_products(struct device_cuda *c, bf16 *maps, float *weights, bf16 results[TRIAL_MAP], struct error *e) {
+/* Runs it so many times. *recorded: whether the last was a recorded step. */
+static int run_trial(struct device_cuda *c, const struct trial_run *t, int width, int times, bf16 made[TRIAL_RESULT],
+                     int *recorded, struct error *e) {
     struct parameters parameters = {};
-    struct op ops[2] = {};
+    struct op ops[3] = {};
     struct program program = {};
-    bf16 *const out = maps + TRIAL_PIXELS * TRIAL_IN, *const gradient = maps + TRIAL_MAP;
-    parameters.value = weights, parameters.n = parameters.n_decayed = TRIAL_WEIGHTS;
+    struct map *const back = &ops[1].conv_data.gradient;
+    int failed = OK;
+    parameters.value = t->weights, parameters.gradient = t->gradients;
+    parameters.n = parameters.n_decayed = TRIAL_WEIGHTS;
     ops[0].kind = OP_CONV;
-    ops[0].conv.k = TRIAL_K, ops[0].conv.stride = 1, ops[0].conv.pad = 1, ops[0].conv.bias = LAYERS_NONE;
-    ops[0].conv.in = trial_map(maps, TRIAL_IN);
-    ops[0].conv.out = trial_map(out, TRIAL_OUT);
+    ops[0].conv.k = TRIAL_K, ops[0].conv.stride = 1, ops[0].conv.bias = LAYERS_NONE;
+    ops[0].conv.in = trial_map(t->in, TRIAL_FEW);
+    ops[0].conv.out = trial_map(t->made, width);
     ops[1].kind = OP_CONV_DATA;
-    ops[1].conv_data.k = TRIAL_K, ops[1].conv_data.stride = 1, ops[1].conv_data.pad = 1, ops[1].conv_data.y_scale = 1;
-    ops[1].conv_data.out_gradient = ops[0].conv.out;
-    ops[1].conv_data.gradient = trial_map(gradient, TRIAL_IN);
-    program.n_ops = 2, program.ops = ops, program.parameters = &parameters;
-    int failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
-    if (!failed) failed = cuda_read(&c->device, results, out, TRIAL_MAP * sizeof(bf16), e);
+    ops[1].conv_data.k = TRIAL_K, ops[1].conv_data.stride = 1, ops[1].conv_data.y_scale = 1;
+    ops[1].conv_data.out_gradient = trial_map(t->out_gradient, TRIAL_FEW);
+    *back = trial_map(t->made + TRIAL_PIXELS * width, width);
+    ops[2].kind = OP_CONV_WEIGHT;
+    ops[2].conv_weight.k = TRIAL_K, ops[2].conv_weight.stride = 1, ops[2].conv_weight.bias = LAYERS_NONE;
+    ops[2].conv_weight.in = ops[0].conv.in, ops[2].conv_weight.out_gradient = ops[0].conv.out;
+    program.n_ops = 3, program.ops = ops, program.parameters = &parameters;
+    for (int i = 0; i < times && !failed; i++) failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
+    *recorded = c->n_captured > 0 && c->captured[c->n_captured - 1].graph != NULL;
+    if (!failed) failed = cuda_read(&c->device, made, t->made, TRIAL_RESULT * sizeof(bf16), e);
     forget_captured(c); /* it knows this program by its address */
     return failed;
 }
 
-/* Where two matrices lie is told to wgmma in words that only the hardware reads: a small convolution is made both ways
- * before a net is, and where they differ (or the program carries no image that has them) wgmma is left alone. */
-static int try_wgmma(struct device_cuda *c, struct error *e) {
-    const size_t map_bytes = 2 * TRIAL_MAP * sizeof(bf16), weight_bytes = TRIAL_WEIGHTS * sizeof(float);
-    bf16 *maps = NULL, *const here = (bf16 *)mem_zero(2, map_bytes); /* inputs; what is made of them, both ways */
-    bf16 *without = NULL, *with = NULL;
-    float *weights = NULL, *const weights_here = (float *)mem_zero(1, weight_bytes), largest = 0;
-    int failed = here == NULL || weights_here == NULL ? error_memory(e, map_bytes, "the device") : OK;
-    if (!failed) failed = cuda_alloc(&c->device, map_bytes, (void **)&maps, e);
-    if (!failed) failed = cuda_alloc(&c->device, weight_bytes, (void **)&weights, e);
-    if (failed) goto end;
-    without = here + 2 * TRIAL_MAP;
-    with = without + TRIAL_MAP;
-    for (int i = 0; i < TRIAL_PIXELS * TRIAL_IN; i++) here[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
-    for (int i = 0; i < TRIAL_WEIGHTS; i++) weights_here[i] = (float)(i * 11 % 17 - 8) / 64;
-    failed = cuda_write(&c->device, maps, here, map_bytes, e);
-    if (!failed) failed = cuda_write(&c->device, weights, weights_here, weight_bytes, e);
-    c->wgmma = 1; /* first, for kernels that are not there leave zeros */
-    if (!failed) failed = try_products(c, maps, weights, with, e);
-    c->wgmma = 0;
-    if (!failed) failed = try_products(c, maps, weights, without, e);
-    c->wgmma = !failed;
-    for (int i = 0; i < TRIAL_MAP; i++) largest = fmaxf(largest, fabsf(widened(without[i])));
-    for (int i = 0; i < TRIAL_MAP; i++) {
-        if (!(fabsf(widened(with[i]) - widened(without[i])) <= largest / 64)) c->wgmma = 0;
+/* Where two matrices lie is told to wgmma in words that only the hardware reads: small convolutions of every width are
+ * made both ways before a net is, and where they differ (or the program carries no image that has them) wgmma is left
+ * alone. */
+static int try_wgmma(struct device_cuda *c, const struct trial_run *t, bf16 *with, bf16 *without, struct error *e) {
+    const int multiprocessors = c->multiprocessors;
+    int failed = OK, same = 1, recorded;
+    c->multiprocessors = 1; /* then a tile is as wide as the result */
+    for (int width = 24; width <= TRIAL_MANY && same && !failed; width += 8) {
+        float largest = 0;
+        c->wgmma = 1; /* first, for kernels that are not there leave what was there */
+        failed = run_trial(c, t, width, 1, with, &recorded, e);
+        c->wgmma = 0;
+        if (!failed) failed = run_trial(c, t, width, 1, without, &recorded, e);
+        for (int i = 0; i < 2 * TRIAL_PIXELS * width; i++) largest = fmaxf(largest, fabsf(widened(without[i])));
+        for (int i = 0; i < 2 * TRIAL_PIXELS * width; i++)
+            same &= fabsf(widened(with[i]) - widened(without[i])) <= largest / 64;
     }
-end:
-    if (weights != NULL) cuda_release(&c->device, weights);
-    if (maps != NULL) cuda_release(&c->device, maps);
-    mem_free(weights_here);
-    mem_free(here);
+    c->multiprocessors = multiprocessors;
+    c->wgmma = same && !failed;
+    return failed;
+}
+
+/* Can a step be recorded, and does it then make the same? If not, perhaps without early kernels. */
+static int try_recording(struct device_cuda *c, const struct trial_run *t, bf16 *once, bf16 *twice, struct error *e) {
+    int failed = OK;
+    for (;;) {
+        failed = run_trial(c, t, TRIAL_FEW, 1, once, &c->records, e);
+        c->records = 1;
+        if (!failed) failed = run_trial(c, t, TRIAL_FEW, 2, twice, &c->records, e);
+        if (!failed && c->records) c->records = memcmp(once, twice, 2 * TRIAL_PIXELS * TRIAL_FEW * sizeof *once) == 0;
+        if (failed || c->records || !c->early) return failed;
+        c->early = 0;
+    }
+}
+
+static int try_device(struct device_cuda *c, int wgmma, struct error *e) {
+    enum { IN = TRIAL_PIXELS * TRIAL_FEW, MAPS = 2 * IN + TRIAL_RESULT };
+    bf16 *const maps = (bf16 *)mem_zero(MAPS + TRIAL_RESULT, sizeof *maps), *at = NULL;
+    float *const weights = (float *)mem_zero(2 * TRIAL_WEIGHTS, sizeof *weights);
+    struct trial_run t = {};
+    int failed = maps == NULL || weights == NULL ? error_memory(e, MAPS * sizeof *maps, "the device") : OK;
+    if (!failed) failed = cuda_alloc(&c->device, MAPS * sizeof *maps, (void **)&at, e);
+    if (!failed) failed = cuda_alloc(&c->device, 2 * TRIAL_WEIGHTS * sizeof *weights, (void **)&t.weights, e);
+    if (!failed) {
+        for (int i = 0; i < 2 * IN; i++) maps[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
+        for (int i = 0; i < TRIAL_WEIGHTS; i++) weights[i] = (float)(i * 11 % 17 - 8) / 64;
+        failed = cuda_write(&c->device, at, maps, MAPS * sizeof *maps, e);
+    }
+    if (!failed) failed = cuda_write(&c->device, t.weights, weights, TRIAL_WEIGHTS * sizeof *weights, e);
+    t.in = at, t.out_gradient = at + IN, t.made = at + 2 * IN;
+    t.gradients = t.weights + TRIAL_WEIGHTS;
+    if (!failed && wgmma) failed = try_wgmma(c, &t, maps, maps + TRIAL_RESULT, e);
+    if (!failed) failed = try_recording(c, &t, maps, maps + TRIAL_RESULT, e);
+    if (t.weights != NULL) cuda_release(&c->device, t.weights);
+    if (at != NULL) cuda_release(&c->device, at);
+    mem_free(weights);
+    mem_free(maps);
     return failed;
 }
 
@@ -1279,6 +1383,7 @@ static cudaError_t open_streams(struct device_cuda *c, unsigned without) {
     int least = 0, greatest = 0;
     cudaError_t s = cudaDeviceGetStreamPriorityRange(&least, &greatest);
     if (s == cudaSuccess) s = cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, greatest);
+    for (int i = 0; i < 2 && s == cudaSuccess; i++) s = cudaEventCreateWithFlags(&c->pace[i], cudaEventDisableTiming);
     if (s != cudaSuccess || (without & CUDA_WITHOUT_BESIDE)) return s;
     c->device.beside = BESIDE_MOST;
     s = cudaStreamCreateWithPriority(&c->beside, cudaStreamNonBlocking, least);
@@ -1303,11 +1408,15 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     c->multiprocessors = prop.multiProcessorCount;
 #endif
     c->shared_most = (int)prop.sharedMemPerBlockOptin;
-    int driver = 0; /* from 12.3 on such launches can be recorded */
-    c->early = prop.major >= 9 && cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030 &&
-               !(without & CUDA_WITHOUT_EARLY);
+    c->device.cache = (size_t)prop.l2CacheSize;
     failed = cuda_check(open_streams(c, without), "opening it", e);
-    cudaError_t s = cudaSuccess;
+    /* Kernels wait for the one before them only if they were compiled to: PTX of an older GPU's, which the driver
+     * compiles where there is no image for this one, does not. Such launches can be recorded from 12.3 on. */
+    int driver = 0;
+    cudaFuncAttributes narrows = {};
+    cudaError_t s = cudaDriverGetVersion(&driver);
+    if (s == cudaSuccess) s = cudaFuncGetAttributes(&narrows, (const void *)narrow);
+    c->early = prop.major >= 9 && narrows.ptxVersion >= 90 && driver >= 12030 && !(without & CUDA_WITHOUT_EARLY);
     allow_products<float, 64>(&s);
     for (int bn = 32; bn <= 128; bn += 16) {
         WITH_COLUMNS(bn, allow_products, &s)
@@ -1317,11 +1426,30 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed && !(without & CUDA_WITHOUT_CUBLAS)) failed = open_cublas(c, e);
-    if (!failed && wgmma) failed = try_wgmma(c, e);
-    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.60s, %.0f GB, %s%s%s", c->gpu, prop.name,
-             (double)prop.totalGlobalMem / 1e9, c->fp32 ? "fp32" : "bf16", hopper && !c->wgmma ? ", without wgmma" : "",
-             c->handle == NULL ? ", without cuBLAS" : "");
+    const int early = c->early;
+    c->records = 1;
+    if (!failed && !c->fp32) failed = try_device(c, wgmma, e);
+    snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.40s, %d GB, %s%s%s%s%s", c->gpu, prop.name,
+             (int)(prop.totalGlobalMem / 1000000000), c->fp32 ? "fp32" : "bf16",
+             hopper && !c->wgmma ? ", without wgmma" : "", c->handle == NULL ? ", without cuBLAS" : "",
+             early && !c->early ? ", without early kernels" : "", c->records ? "" : ", without graphs");
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
+}
+
+extern "C" int device_cuda_without(unsigned *without, const char *list, struct error *e) {
+    static const char *const names[] = {"beside", "early", "wgmma", "cublas"}; /* in the order of their bits */
+    for (const char *at = list; at != NULL && *at != '\0';) {
+        const size_t n = strcspn(at, ",");
+        int i = 0;
+        while (i < 4 && !(strlen(names[i]) == n && strncmp(names[i], at, n) == 0)) i++;
+        if (i == 4)
+            return error_set(e, ERROR_USER,
+                             "a GPU cannot do without '%.*s'; it can without beside, early, wgmma, cublas",
+                             (int)(n < 40 ? n : 40), at);
+        *without |= 1u << i;
+        at += n + (at[n] == ',');
+    }
+    return OK;
 }
 
 extern "C" int device_cuda_count(void) {

@@ -32,6 +32,8 @@ struct map {
     int first;        /* a slice of a join: the stored channel of the join that it starts at (a multiple of
                          LAYERS_ALIGN); `at` already points there */
     int wide;         /* stored as float on every device: the logits */
+    int once;         /* as this operation touches it: it is not touched again before so much else that no cache would
+                         still have it (see `cache` in struct device) */
 };
 static inline int map_stored(const struct map *m) {
     return m->parts * ((m->width + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN);
@@ -330,12 +332,13 @@ struct program {
  * ERROR_TRIAL where only this net is concerned (no memory), ERROR_ENVIRONMENT where the device is lost. */
 struct device {
     const char *name; /* "cpu", "cuda" */
-    char about[120];  /* for people: "2 threads, AVX-512" */
+    char about[160];  /* for people: "2 threads, AVX-512" */
     size_t element;   /* bytes of a stored map element */
     /* An OP_CONV_WEIGHT may be under way beside the operations that follow it, until the `beside`-th OP_CONV_WEIGHT
      * after it begins, or OP_OPTIMISE, or the program ends. Whoever plans the memory keeps its maps as they are until
      * then. 0: everything in order. */
     int beside;
+    size_t cache; /* bytes of maps that it may remember from one operation to the next; 0: it does not care */
     int (*alloc)(struct device *, size_t bytes, void **, struct error *); /* zeroed, 64-byte aligned */
     void (*release)(struct device *, void *);
     int (*write)(struct device *, void *to, const void *from, size_t bytes, struct error *); /* host to device */
@@ -354,6 +357,9 @@ int device_cpu(struct device **, int threads, const char *isa, struct error *);
  * operations; kernels that are put on the multiprocessors before the one before them is done; Hopper's own products;
  * cuBLAS for dense layers. */
 enum { CUDA_WITHOUT_BESIDE = 1, CUDA_WITHOUT_EARLY = 2, CUDA_WITHOUT_WGMMA = 4, CUDA_WITHOUT_CUBLAS = 8 };
+/* Adds to *without what a list names: "beside", "early", "wgmma", "cublas", commas between. NULL: nothing. ERROR_USER
+ * where there is no such thing. */
+int device_cuda_without(unsigned *without, const char *list, struct error *);
 /* gpu: its number; without: CUDA_WITHOUT_... or 0. ERROR_ENVIRONMENT with what is missing where there is none. */
 int device_cuda(struct device **, int gpu, int fp32, unsigned without, struct error *);
 int device_cuda_count(void); /* GPUs that can be seen */

@@ -74,10 +74,54 @@ static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4],
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+/* What the second-level cache is to do with the bytes of an access; once: nobody touches them again soon, so they are
+ * the first to leave, and the rest may stay. */
+static __device__ __forceinline__ uint64_t keeping(int once) {
+    uint64_t first, normal;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
+    return once ? first : normal;
+}
+static __device__ __forceinline__ uint4 load_kept(const uint4 *p, uint64_t keeping) {
+    uint4 v;
+    asm volatile("ld.global.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p), "l"(keeping));
+    return v;
+}
+static __device__ __forceinline__ float4 load_kept(const float4 *p, uint64_t keeping) {
+    float4 v;
+    asm volatile("ld.global.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(p), "l"(keeping));
+    return v;
+}
+static __device__ __forceinline__ void store_kept(uint4 *p, uint4 v, uint64_t keeping) {
+    asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w), "l"(keeping)
+                 : "memory");
+}
+static __device__ __forceinline__ void store_kept(float4 *p, float4 v, uint64_t keeping) {
+    asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
+                 "f"(v.w), "l"(keeping)
+                 : "memory");
+}
+static __device__ __forceinline__ void store_kept(uint2 *p, uint2 v, uint64_t keeping) {
+    asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"(p), "r"(v.x), "r"(v.y), "l"(keeping)
+                 : "memory");
+}
+static __device__ __forceinline__ void store_kept(uint32_t *p, uint32_t v, uint64_t keeping) {
+    asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(p), "r"(v), "l"(keeping) : "memory");
+}
 /* 16 bytes from global to shared memory, on their own; with bytes 0, zeros. Through the first-level cache: taps
  * overlap. */
 static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+                 : "memory");
+}
+static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes, uint64_t keeping) {
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(bytes), "l"(keeping)
                  : "memory");
 }
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -90,12 +134,6 @@ static __device__ __forceinline__ int anew(int v) {
     asm volatile("" : "+r"(v));
     return v;
 }
-/* For what nobody reads again soon: it is the first to leave the second-level cache, in which the rest may then stay.
- */
-static __device__ __forceinline__ uint4 load_once(const uint4 *p) { return __ldcs(p); }
-static __device__ __forceinline__ float4 load_once(const float4 *p) { return __ldcs(p); }
-static __device__ __forceinline__ void store_once(uint2 *p, uint2 v) { __stcs(p, v); }
-static __device__ __forceinline__ void store_once(uint32_t *p, uint32_t v) { __stcs(p, v); }
 /* v, which is the same in all lanes of a warp, so that the compiler knows. */
 static __device__ __forceinline__ int of_warp(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 /* To some 21 bits; 0 below 2^-126. */

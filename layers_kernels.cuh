@@ -60,11 +60,11 @@ static __device__ __forceinline__ void fetch8(const float *p, eight<float> *e) {
     e->a = ((const float4 *)p)[0], e->b = ((const float4 *)p)[1];
 }
 static __device__ __forceinline__ void fetch8(const bf16 *p, eight<bf16> *e) { e->a = *(const uint4 *)p; }
-static __device__ __forceinline__ void fetch8_once(const float *p, eight<float> *e) {
-    e->a = load_once((const float4 *)p), e->b = load_once((const float4 *)p + 1);
+static __device__ __forceinline__ void fetch8(const float *p, uint64_t keeping, eight<float> *e) {
+    e->a = load_kept((const float4 *)p, keeping), e->b = load_kept((const float4 *)p + 1, keeping);
 }
-static __device__ __forceinline__ void fetch8_once(const bf16 *p, eight<bf16> *e) {
-    e->a = load_once((const uint4 *)p);
+static __device__ __forceinline__ void fetch8(const bf16 *p, uint64_t keeping, eight<bf16> *e) {
+    e->a = load_kept((const uint4 *)p, keeping);
 }
 static __device__ __forceinline__ void widen8(const eight<float> &e, float v[8]) {
     v[0] = e.a.x, v[1] = e.a.y, v[2] = e.a.z, v[3] = e.a.w;
@@ -90,7 +90,11 @@ static __device__ __forceinline__ void store8(float *p, float v[8]) {
     ((float4 *)p)[0] = make_float4(v[0], v[1], v[2], v[3]);
     ((float4 *)p)[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
-static __device__ __forceinline__ void store8(bf16 *p, float v[8]) {
+static __device__ __forceinline__ void store8(float *p, uint64_t keeping, float v[8]) {
+    store_kept((float4 *)p, make_float4(v[0], v[1], v[2], v[3]), keeping);
+    store_kept((float4 *)p + 1, make_float4(v[4], v[5], v[6], v[7]), keeping);
+}
+static __device__ __forceinline__ void store8(bf16 *p, uint64_t keeping, float v[8]) {
     uint32_t w[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -98,7 +102,7 @@ static __device__ __forceinline__ void store8(bf16 *p, float v[8]) {
         v[2 * i] = bits_float(w[i] << 16);
         v[2 * i + 1] = bits_float(w[i] & 0xffff0000u);
     }
-    *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
+    store_kept((uint4 *)p, make_uint4(w[0], w[1], w[2], w[3]), keeping);
 }
 
 static __device__ __forceinline__ void store1(bf16 *at, float v) { at->bits = (uint16_t)pack_bf16(v, 0); }
@@ -112,16 +116,37 @@ enum { THREADS = 256 };
 template <typename T>
 struct view {
     T *at;
-    int stride;
+    int stride, once;
 };
 template <typename T>
 static view<T> view_of(const struct map *m) {
-    view<T> v = {(T *)m->at, m->stride};
+    view<T> v = {(T *)m->at, m->stride, m->once};
     return v;
 }
 template <typename T>
 static __device__ __forceinline__ T *pixel(const view<T> &m, size_t p, int c) {
     return m.at + p * (size_t)m.stride + c;
+}
+/* Channels c .. c + 7 of pixel p. */
+template <typename T>
+static __device__ __forceinline__ void fetch8(const view<T> &m, size_t p, int c, eight<T> *e) {
+    fetch8(pixel(m, p, c), keeping(m.once), e);
+}
+template <typename T>
+static __device__ __forceinline__ void load8(const view<T> &m, size_t p, int c, float v[8]) {
+    eight<T> e;
+    fetch8(m, p, c, &e);
+    widen8(e, v);
+}
+template <typename T>
+static __device__ __forceinline__ void store8(const view<T> &m, size_t p, int c, float v[8]) {
+    store8(pixel(m, p, c), keeping(m.once), v);
+}
+
+/* The block's number along x, counted from the last one where `back`. The passes over maps go by turns one way and the
+ * other: each begins where the one before it ended, with what the second-level cache still has. */
+static __device__ __forceinline__ int block_of(int back) {
+    return (int)(back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
 }
 
 /* For bf16 with an error far below what is stored, but a third of the instructions, and none of them a branch. NaN
@@ -217,7 +242,7 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
     activate8<T>(o.act, v);
     if (o.add.at != NULL) {
         float a[8];
-        load8(pixel(o.add, p, c), a);
+        load8(o.add, p, c, a);
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] += a[i];
     }
@@ -227,11 +252,11 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
     if (o.wide != NULL) {
         store8(o.wide + p * (size_t)o.out.stride + c, v);
     } else if (o.out.at != NULL) {
-        store8(pixel(o.out, p, c), v);
+        store8(o.out, p, c, v);
     }
     if (o.dropped.at != NULL) {
         if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), d);
-        store8(pixel(o.dropped, p, c), d);
+        store8(o.dropped, p, c, d);
     }
 }
 
@@ -244,10 +269,10 @@ struct beside {
 };
 template <typename T>
 static __device__ __forceinline__ void fetch_beside(const ending<T> &o, size_t p, int c, beside<T> *with) {
-    if (o.add.at != NULL) fetch8(pixel(o.add, p, c), &with->add);
-    if (o.act != ACT_LINEAR) fetch8(pixel(o.y, p, c), &with->y);
-    if (o.partials != NULL) fetch8(pixel(o.bn_x, p, c), &with->bn_x);
-    if (o.branch_act != ACT_LINEAR) fetch8(pixel(o.branch_y, p, c), &with->branch_y);
+    if (o.add.at != NULL) fetch8(o.add, p, c, &with->add);
+    if (o.act != ACT_LINEAR) fetch8(o.y, p, c, &with->y);
+    if (o.partials != NULL) fetch8(o.bn_x, p, c, &with->bn_x);
+    if (o.branch_act != ACT_LINEAR) fetch8(o.branch_y, p, c, &with->branch_y);
 }
 
 /* xg: v * (bn_x - mean), where a normalisation wants the sums. */
@@ -265,7 +290,7 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
         widen8(with.y, other);
         activate_back8(o.act, v, other, o.y_scale);
     }
-    store8(pixel(o.out, p, c), v);
+    store8(o.out, p, c, v);
     if (o.partials != NULL) {
         float mean[8];
         widen8(with.bn_x, other);
@@ -281,7 +306,7 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
             widen8(with.branch_y, other);
             activate_back8(o.branch_act, b, other, 1);
         }
-        store8(pixel(o.branch, p, c), b);
+        store8(o.branch, p, c, b);
     }
 }
 
@@ -413,7 +438,8 @@ static __device__ __forceinline__ void multiply(tile<float, BN> &to, unsigned ch
 
 /* Rows of the result are pixels of `h` x `w` images. Forward, pixel (y, x) reads source pixels y * stride - pad + r
  * through taps r. For the data gradient of a strided convolution, the pixels whose y % stride and x % stride are the
- * same make a product of their own (blockIdx.z), for only every stride-th tap reaches them. */
+ * same make a product of their own, for only every stride-th tap reaches them; blocks that follow each other have the
+ * same tile of each, so that what they read, and the lines that they write parts of, meet in a cache. */
 template <typename T>
 struct product_of {
     view<T> source;
@@ -422,6 +448,7 @@ struct product_of {
     int in_stored, out_stored;
     int images, h, w, k, stride, pad;
     int columns, tiles_m, tiles_n; /* columns: channels of the result */
+    int back;                      /* for block_of */
     struct ending<T> end;
 };
 
@@ -507,11 +534,12 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     enum { E = W::E, BK = W::BK, APART = W::WORKERS / 4 };
     unsigned char *const shared = shared_memory();
     const int t = (int)threadIdx.x;
-    const int tile_m = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
+    const int apart = DATA ? p.stride : 1, step = DATA ? 1 : p.stride, sign = DATA ? -1 : 1;
+    const int block = block_of(p.back), part_of = block % (apart * apart), tile = block / (apart * apart);
+    const int tile_m = tile / p.tiles_n, n0 = tile % p.tiles_n * BN;
 
     /* Which pixels, and through which taps. */
-    const int apart = DATA ? p.stride : 1, step = DATA ? 1 : p.stride, sign = DATA ? -1 : 1;
-    const int base_y = DATA ? (int)blockIdx.z / apart : 0, base_x = DATA ? (int)blockIdx.z % apart : 0;
+    const int base_y = part_of / apart, base_x = part_of % apart;
     const int first_y = DATA ? (base_y + p.pad) % apart : 0, first_x = DATA ? (base_x + p.pad) % apart : 0;
     const int taps_y = (p.k - first_y + apart - 1) / apart, taps_x = (p.k - first_x + apart - 1) / apart;
     const int from_y = DATA ? (base_y + p.pad - first_y) / apart : -p.pad,
@@ -553,7 +581,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                 const int ok = inside && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
                 const T *from =
                     ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)p.source.stride + c * E : p.source.at;
-                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok ? 16 : 0);
+                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok ? 16 : 0, keeping(p.source.once));
             }
             if (DATA) {
                 const int tap = (first_y + apart * tap_y) * p.k + first_x + apart * tap_x;
@@ -624,7 +652,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
     finish_tile < T, BN, W::WORKERS, DATA,
         DATA &&BN<128 ? 2 : 1>(p.end, out, out + BM * W::LD, n, n0, p.columns,
-                               (size_t)blockIdx.z * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
+                               (size_t)part_of * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
 }
 
 /* ============================================== the weight gradient =============================================== */
@@ -686,7 +714,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                                  (size_t)p.source.stride +
                              c * E
                        : p.source.at;
-                copy_async(chunk_at<CA>(a, row, t % CA), from, ok ? 16 : 0);
+                copy_async(chunk_at<CA>(a, row, t % CA), from, ok ? 16 : 0, keeping(p.source.once));
             }
 #pragma unroll
             for (int i = 0; i < W::FETCH_B; i++) {
@@ -695,7 +723,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                 if (row < BK) {
                     const T *from = ok ? p.gradient.at + (size_t)pixel * (size_t)p.gradient.stride + n0 + column * E
                                        : p.gradient.at;
-                    copy_async(chunk_at<CB>(b, row, column), from, ok ? 16 : 0);
+                    copy_async(chunk_at<CB>(b, row, column), from, ok ? 16 : 0, keeping(p.gradient.once));
                 }
             }
         }
@@ -791,7 +819,7 @@ static __global__ void __launch_bounds__(THREADS) bias_gradient(view<T> gradient
     float sum[8] = {};
     for (int row = t / 8; row < rows && c < columns; row += THREADS / 8) {
         float v[8];
-        load8(pixel(gradient, (size_t)row, c), v);
+        load8(gradient, (size_t)row, c, v);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += v[i];
     }
@@ -997,7 +1025,7 @@ struct apply_of {
     view<T> in, out, dropped;
     int h, w, out_h, out_w, pixels; /* of the input; of the output; of all outputs */
     const float *scale, *shift;
-    int pad, drop_first;
+    int pad, drop_first, back; /* back: for block_of */
     struct drop drop;
     const struct step *step;
 };
@@ -1020,13 +1048,13 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
     }
     /* Without a pool, the pixels that a thread has are fetched before the first is stored (see struct beside). */
     enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
-    const int first = (int)blockIdx.x * AHEAD * p.sheet.lines + t / p.sheet.width;
+    const int first = block_of(p.back) * AHEAD * p.sheet.lines + t / p.sheet.width;
     eight<T> in[AHEAD];
     if (POOL == POOL_NONE) {
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             const int to = first + i * p.sheet.lines;
-            if (to < p.pixels) fetch8_once(pixel(p.in, (size_t)to, c), &in[i]); /* until backwards */
+            if (to < p.pixels) fetch8(p.in, (size_t)to, c, &in[i]);
         }
     }
 #pragma unroll
@@ -1047,7 +1075,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
             for (int k = 0; k < K * K; k++) {
                 const int y = y0 + k / K, x = x0 + k % K;
                 inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-                if (inside[k]) fetch8(pixel(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c), &window[k]);
+                if (inside[k]) fetch8(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
             }
 #pragma unroll
             for (int k = 0; k < K * K; k++) {
@@ -1073,11 +1101,11 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
         float d[8];
 #pragma unroll
         for (int j = 0; j < 8; j++) d[j] = v[j];
-        if (p.out.at != NULL) store8(pixel(p.out, (size_t)to, c), v);
+        if (p.out.at != NULL) store8(p.out, (size_t)to, c, v);
         if (p.dropped.at != NULL) {
             const size_t e = (size_t)to * (size_t)p.dropped.stride + (size_t)(p.drop_first + c);
             if (p.drop.threshold > 0) drop8(p.drop, p.step, e, d);
-            store8(pixel(p.dropped, (size_t)to, c), d);
+            store8(p.dropped, (size_t)to, c, d);
         }
     }
 }
@@ -1089,8 +1117,8 @@ struct back_of {
     view<T> x, g, gradient, branch, branch_y; /* g: the gradient that arrives */
     int h, w, g_h, g_w, cell_h, cell_w, cells;
     const float *scale, *shift, *mean, *a, *b, *c;
-    int pad, act, branch_act;
-    float *partials; /* [blocks][2][channels] */
+    int pad, act, branch_act, back; /* back: for block_of */
+    float *partials;                /* [blocks][2][channels] */
 };
 
 template <int POOL>
@@ -1114,14 +1142,14 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
         cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
 #pragma unroll
         for (int j = 0; j < 8; j++) cell.x[i][j] = cell.g[i][j] = 0;
-        if (cell.inside[i]) load8(pixel(p.x, cell.at[i], c), cell.x[i]);
+        if (cell.inside[i]) load8(p.x, cell.at[i], c, cell.x[i]);
     }
     if (POOL == POOL_NONE) {
-        load8(pixel(p.g, cell.at[0], c), cell.g[0]);
+        load8(p.g, cell.at[0], c, cell.g[0]);
     } else if (POOL != POOL_MAX3) {
         if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
         float g[8];
-        load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c), g);
+        load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c, g);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             float best = 0;
@@ -1145,10 +1173,9 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
                     const int y = 2 * oy - p.pad + k / 3, x = 2 * ox - p.pad + k % 3;
                     inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
                     if (inside[k])
-                        fetch8(pixel(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c),
-                               &window[k]);
+                        fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
                 }
-                load8(pixel(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c), g);
+                load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
 #pragma unroll
                 for (int k = 0; k < 9; k++) {
                     if (!inside[k]) continue;
@@ -1175,13 +1202,14 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
     float *const shared = (float *)shared_memory(); /* [lines][width * 8], twice */
     const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
     const int line = t / p.sheet.width, columns = p.sheet.width * 8, works = line < p.sheet.lines;
+    const int block = block_of(p.back);
     float sum_g[8] = {}, sum_gx[8] = {}, scale[8], shift[8], mean[8];
     if (works && group < p.sheet.groups) {
         load8(p.scale + c, scale);
         load8(p.shift + c, shift);
         load8(p.mean + c, mean);
         for (int i = 0; i < p.sheet.repeat; i++) {
-            const int index = ((int)blockIdx.x * p.sheet.repeat + i) * p.sheet.lines + line;
+            const int index = (block * p.sheet.repeat + i) * p.sheet.lines + line;
             if (index >= p.cells) break;
             cell<POOL> cell;
             route<T, POOL>(p, index, c, 1, scale, shift, cell);
@@ -1205,7 +1233,7 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
     barrier();
     const int channel = (int)blockIdx.y * columns + t;
     if (t >= columns || channel >= p.sheet.groups * 8) return;
-    float *const to = p.partials + (size_t)blockIdx.x * 2 * (size_t)p.sheet.groups * 8;
+    float *const to = p.partials + (size_t)block * 2 * (size_t)p.sheet.groups * 8;
     float g = 0, gx = 0;
     for (int i = 0; i < p.sheet.lines; i++) {
         g += shared[i * columns + t];
@@ -1230,16 +1258,16 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
     }
     /* As in apply. */
     enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
-    const int first = (int)blockIdx.x * AHEAD * p.sheet.lines + t / p.sheet.width;
+    const int first = block_of(p.back) * AHEAD * p.sheet.lines + t / p.sheet.width;
     eight<T> x[AHEAD], g[AHEAD], above[AHEAD];
     if (POOL == POOL_NONE) {
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             const size_t at = (size_t)(first + i * p.sheet.lines);
             if (at >= (size_t)p.cells) continue;
-            fetch8_once(pixel(p.x, at, c), &x[i]); /* nobody wants the three again */
-            fetch8_once(pixel(p.g, at, c), &g[i]);
-            if (p.branch_act != ACT_LINEAR) fetch8_once(pixel(p.branch_y, at, c), &above[i]);
+            fetch8(p.x, at, c, &x[i]);
+            fetch8(p.g, at, c, &g[i]);
+            if (p.branch_act != ACT_LINEAR) fetch8(p.branch_y, at, c, &above[i]);
         }
     }
 #pragma unroll
@@ -1265,14 +1293,14 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
             activate_back8(p.act, v, cell.x[q], 1);
 #pragma unroll
             for (int j = 0; j < 8; j++) branch[j] = v[j];
-            store8(pixel(p.gradient, cell.at[q], c), v);
+            store8(p.gradient, cell.at[q], c, v);
             if (p.branch.at == NULL) continue;
             if (p.branch_act != ACT_LINEAR) {
-                if (POOL != POOL_NONE) fetch8(pixel(p.branch_y, cell.at[q], c), &above[i]);
+                if (POOL != POOL_NONE) fetch8(p.branch_y, cell.at[q], c, &above[i]);
                 widen8(above[i], y);
                 activate_back8(p.branch_act, branch, y, 1);
             }
-            store8(pixel(p.branch, cell.at[q], c), branch);
+            store8(p.branch, cell.at[q], c, branch);
         }
     }
 }
@@ -1310,7 +1338,7 @@ static __global__ void __launch_bounds__(THREADS) batch(batch_of<T> p) {
         float v[8];
 #pragma unroll
         for (int j = 0; j < 8; j++) v[j] = c + j < p.c ? (float)from[c + j] / 255.0f - 0.5f : 0.0f;
-        store8(pixel(p.out, (size_t)at, c), v);
+        store8(p.out, (size_t)at, c, v);
     }
 }
 

@@ -59,7 +59,7 @@ struct window_of {
     struct window_source from[2];
     int sources;
     int images, h, w, log_w, log_h, per, tiles_x, tiles_y; /* a tile: 1 << log_w by 1 << log_h pixels of `per` images */
-    int columns, tiles_n, buffer;                          /* buffer: bytes of a window */
+    int columns, tiles_n, buffer, back;                    /* buffer: bytes of a window; back: for block_of */
     /* Of the first source, where there are two: its result, bias and activation; and the data gradient's dropout. */
     view<bf16> turn;
     const float *turn_bias;
@@ -142,6 +142,7 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                                             int n0, const F &place_of) {
     enum { HALVES = window_tile<BN, WGMMA>::ROWS / 8, EIGHTS = window_tile<BN, WGMMA>::WN / 8 };
     const int lane = anew((int)threadIdx.x % 32), odd = lane % 2;
+    const uint64_t how = keeping(p.turn.once);
     int place[HALVES]; /* of rows lane / 4, lane / 4 + 8, ... */
 #pragma unroll
     for (int i = 0; i < HALVES; i++) place[i] = place_of(i * 8 + lane / 4);
@@ -173,14 +174,15 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                 left[2 * half] = bits_float(l << 16); /* as it is stored */
                 left[2 * half + 1] = bits_float(l & 0xffff0000u);
                 if (!pair) {
-                    if (at >= 0 && mine < p.columns) store_once((uint32_t *)pixel(p.turn, (size_t)at, mine), l);
+                    if (at >= 0 && mine < p.columns) store_kept((uint32_t *)pixel(p.turn, (size_t)at, mine), l, how);
                     continue;
                 }
                 right[2 * half] = bits_float(r << 16);
                 right[2 * half + 1] = bits_float(r & 0xffff0000u);
                 const uint32_t got = shuffle_xor(odd ? l : r, 1);
                 if (at >= 0 && to < p.columns)
-                    store_once((uint2 *)pixel(p.turn, (size_t)at, to), odd ? make_uint2(got, r) : make_uint2(l, got));
+                    store_kept((uint2 *)pixel(p.turn, (size_t)at, to), odd ? make_uint2(got, r) : make_uint2(l, got),
+                               how);
             }
         }
     }
@@ -289,7 +291,8 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
         fill_step<DATA>(p.from[i / (2 * STEPS_MOST)], i / STEPS_MOST % 2, i % STEPS_MOST, window_table + i,
                         weight_table + 2 * i);
     after_previous();
-    const int tile = (int)blockIdx.x / p.tiles_n, n0 = (int)blockIdx.x % p.tiles_n * BN;
+    const auto tile_of = [&]() { return block_of(anew(p.back)) / p.tiles_n; }; /* worked out again rather than kept */
+    const int n0 = block_of(p.back) % p.tiles_n * BN;
     const int n_warp = WGMMA ? 0 : warp / 4 * W::WN;
     const int all = p.sources == 1 ? p.from[0].groups : p.from[0].groups + p.from[1].groups;
     unsigned char *const ring = shared + (all > 1 ? 2 : 1) * p.buffer;
@@ -314,10 +317,11 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
         const int s = source_of(group), g = group - s * p.from[0].groups;
         const window_source &from = p.from[s];
         const int chunks = is_last(group) ? from.chunks - g * from.each : from.each;
-        const tile_corner corner = corner_of(p, anew(tile));
+        const tile_corner corner = corner_of(p, tile_of());
         const uint32_t by = is_last(group) ? from.over_last : from.over_each;
         unsigned char *const to = shared + group % 2 * p.buffer;
         const int n = p.per * from.height * from.width * chunks;
+        const uint64_t how = keeping(anew(from.map.once));
 #pragma unroll(WGMMA ? 1 : 4) /* its sums leave few registers */
         for (int i = t; i < n; i += W::WORKERS) {
             const int at = part(i, by), c = i - at * chunks, line = part(at, from.over_width);
@@ -326,7 +330,7 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
             const int ok = image < corner.images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
             const int place = ((corner.image + image) * p.h + y) * p.w + x;
             copy_async(to + (c * from.plane + at) * 16,
-                       ok ? pixel(from.map, (size_t)place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0);
+                       ok ? pixel(from.map, (size_t)place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0, how);
         }
     };
     /* The weights of a slab, one after the other. A thread has the same eights of all slabs, and of these the same row
@@ -379,7 +383,7 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
     for (int s = 0; s < p.sources; s++) {
         const window_source &from = p.from[s];
         if (s > 0) {
-            const tile_corner corner = corner_of(p, anew(tile));
+            const tile_corner corner = corner_of(p, tile_of());
             if (!DATA) {
                 turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), [&](int row) {
                     const int m = row_of(row);
@@ -432,14 +436,14 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
         }
     }
     barrier();
-    const tile_corner corner = corner_of(p, anew(tile));
+    const tile_corner corner = corner_of(p, tile_of());
     for (int half = 0; half < WINDOW_ROWS / BM; half++) {
         const int left = (corner.images << (p.log_w + p.log_h)) - half * BM;
         finish_tile<bf16, BN, W::WORKERS, DATA,
                     !DATA   ? 1
                     : WGMMA ? 2
                             : 4>(p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0,
-                                 p.columns, (size_t)(2 * tile + half),
+                                 p.columns, (size_t)(2 * tile_of() + half),
                                  [&](int row) { return place_of(p, corner, half * BM + row); });
     }
 }
@@ -499,7 +503,7 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
                 const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
                 const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
                 copy_async(a + (at * p.pitch + c) * 16, ok ? pixel(p.source, place, (first + c) * 8) : p.source.at,
-                           ok ? 16 : 0);
+                           ok ? 16 : 0, keeping(p.source.once));
             }
             for (int i = t; i < WEIGHT_PIXELS * W::B_CHUNKS; i += W::WORKERS) {
                 const int m = i / W::B_CHUNKS, chunk = i % W::B_CHUNKS, x = m & ((1 << p.log_w) - 1);
@@ -508,7 +512,8 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
                 const size_t place =
                     ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
                 copy_async(chunk_at<W::B_CHUNKS>(b, m, chunk),
-                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok ? 16 : 0);
+                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok ? 16 : 0,
+                           keeping(p.gradient.once));
             }
         }
         copy_commit();

@@ -910,6 +910,43 @@ static void plan_place(struct plan *p, char *block, size_t element) {
     for (int i = 0; i < p->n_layers; i++) place_map(p, &p->layers[i].map, block, element);
 }
 
+static size_t map_extent(const struct map *m, int batch, size_t element) {
+    return (size_t)batch * (size_t)m->h * (size_t)m->w * (size_t)m->stride * (m->wide ? sizeof(float) : element);
+}
+
+static int share_memory(const struct map *a, const struct map *b, int batch, size_t element) {
+    const uintptr_t at_a = (uintptr_t)a->at, at_b = (uintptr_t)b->at;
+    return at_a != 0 && at_b != 0 && at_a < at_b + map_extent(b, batch, element) &&
+           at_b < at_a + map_extent(a, batch, element);
+}
+
+/* Is m's memory touched again, from operation `from` on, before more than `cache` bytes of maps are? Behind the last
+ * operation comes the first: of the next batch. */
+static int touched_soon(const struct program *p, int from, const struct map *m, int batch, const struct device *d) {
+    struct map *maps[8];
+    size_t bytes = 0;
+    for (int k = 0; k < p->n_ops && bytes <= d->cache; k++) {
+        const int n = op_maps(&p->ops[(from + k) % p->n_ops], maps);
+        for (int i = 0; i < n; i++) {
+            if (share_memory(m, maps[i], batch, d->element)) return 1;
+            if (maps[i]->at != NULL) bytes += map_extent(maps[i], batch, d->element);
+        }
+    }
+    return 0;
+}
+
+/* Which maps are touched for the last time in a while: what a cache should give up for others. */
+static void plan_once(struct program *p, int batch, const struct device *d) {
+    struct map *maps[8];
+    for (int i = 0; i < p->n_ops && d->cache > 0; i++) {
+        struct op *const op = &p->ops[i];
+        const int from = i + 1 < p->n_ops && is_added(op, op + 1) ? i + 2 : i + 1;
+        for (int m = op_maps(op, maps) - 1; m >= 0; m--) {
+            maps[m]->once = maps[m]->at != NULL && !touched_soon(p, from, maps[m], batch, d);
+        }
+    }
+}
+
 /* ===================================== making and freeing ===================================== */
 
 static size_t slot_row(const struct slot *s, int row) {
@@ -1022,7 +1059,9 @@ int net_build(struct net **out, const struct net_config *config, const struct ne
     failed = device->alloc(device, net->map_bytes, (void **)&net->maps, e);
     if (failed) goto end;
     for (int i = 0; i < 2; i++) {
-        if (plans[i] != NULL) plan_place(plans[i], net->maps, device->element);
+        if (plans[i] == NULL) continue;
+        plan_place(plans[i], net->maps, device->element);
+        plan_once(&plans[i]->program, net->batch, device);
     }
     net->penalty_op.kind = OP_PENALTY;
     net->penalty_op.layer = "penalty";

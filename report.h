@@ -16,6 +16,7 @@ struct outcome {
     double seconds;
     size_t parameters;
     char reason[300]; /* also where a training that counts was ended early; else "" */
+    int diverged;     /* it failed for a loss that is not a number, not for want of memory */
 };
 int outcome_add(struct outcome *, const struct net_metrics *train, const struct net_metrics *judge, struct error *);
 void outcome_free(struct outcome *);

@@ -4,12 +4,13 @@
  * The log is the only state, and all agreement between workers is in it. Under its lock a worker reads what is new,
  * takes the trial of a worker that has died or given it back, or else asks TPE for the next number's point, and writes
  * a claim. It records a trial only while the claim is still its own. All randomness is counted from (seed, trial), so
- * whoever trains a trial, and however often it is interrupted, it comes out the same: every epoch leaves a state file
- * that the next worker goes on from. The result file is written before the log's record: a kill between the two makes
- * the trial's end run again, to the same file.
+ * whoever trains a trial, and however often it is interrupted, it comes out the same: as it goes it leaves a state
+ * file, from which the next worker goes on. The result file is written before the log's record: a kill between the two
+ * makes the trial's end run again, to the same file.
  *
  * Workers of one process (--jobs) are threads that share the space and the data, which nobody changes any more; each
  * has its own log, TPE and device. --workers forks before anything but those two is opened. */
+#define _GNU_SOURCE
 #include "search.h"
 
 #include <errno.h>
@@ -182,6 +183,7 @@ static int train_epochs(struct outcome *o, struct net *net, const struct train_o
         failed = net_judge(net, &judge, watch_step, &watch, e);
         if (failed) return failed;
         if (!isfinite(train.loss) || !isfinite(judge.loss)) {
+            o->diverged = 1;
             if (epoch == 0) return error_set(e, ERROR_TRIAL, "the loss is not a number in the first epoch");
             snprintf(o->reason, sizeof o->reason, "ended in epoch %d: the loss is not a number", epoch + 1);
             return OK;
@@ -247,7 +249,11 @@ int search_device(struct device **device, const char *which, int gpu, int fp32, 
     if (strcmp(which, "cpu") != 0) {
 #ifdef PARZEN_CUDA
         struct error why;
-        const int gpus = device_cuda_count(), failed = device_cuda(device, gpus > 0 ? gpu % gpus : 0, fp32, 0, &why);
+        unsigned without = 0;
+        const int gpus = device_cuda_count();
+        int failed = device_cuda_without(&without, getenv("PARZEN_WITHOUT"), e);
+        if (failed) return failed;
+        failed = device_cuda(device, gpus > 0 ? gpu % gpus : 0, fp32, without, &why);
         if (!failed) return OK;
         const char *reason = why.text;
 #else
@@ -651,12 +657,38 @@ static int record(struct search *s, const struct task *task, const struct outcom
     return failed;
 }
 
+/* Trials of a process (--jobs) share a memory: one that finds none is tried again alone, for it may be the others that
+ * have it. Held for reading by those who train beside each other. */
+#ifdef PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP /* who waits to be alone goes before the others' next trials \
+                                                          */
+static pthread_rwlock_t together = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+#else
+static pthread_rwlock_t together = PTHREAD_RWLOCK_INITIALIZER;
+#endif
+
+static int train_task(struct search *s, uint32_t number, const struct net_config *config,
+                      const struct train_options *train, struct outcome *o, struct error *e) {
+    const struct search_options *options = s->options;
+    int failed = OK;
+    for (int alone = options->jobs == 1; alone < 2; alone++) {
+        struct progress progress;
+        progress_begin(&progress, options->to, options->quiet || !s->shared->alone, (int)number + 1, options->trials,
+                       train->epochs);
+        (void)(alone ? pthread_rwlock_wrlock(&together) : pthread_rwlock_rdlock(&together));
+        failed =
+            search_train(o, config, train, number, s->device, &s->shared->data, &s->train, &s->judge, &progress, e);
+        pthread_rwlock_unlock(&together);
+        if (failed || o->status != ERROR_TRIAL || o->diverged || alone) break;
+        outcome_free(o);
+    }
+    return failed;
+}
+
 static int run_task(struct search *s, const struct task *task, struct error *e) {
     const struct search_options *o = s->options;
     struct document doc = {0};
     struct net_config config;
     struct outcome outcome = {0};
-    struct progress progress;
     struct text line = {0}, state = {0};
     struct train_options train = o->train;
     int failed = space_config(s->space, s->values, &doc, e);
@@ -670,9 +702,7 @@ static int run_task(struct search *s, const struct task *task, struct error *e) 
         train.seed = s->shared->seed;
         train.config = line.s;
         train.state = state.s;
-        progress_begin(&progress, o->to, o->quiet || !s->shared->alone, (int)task->number + 1, o->trials, train.epochs);
-        failed = search_train(&outcome, &config, &train, task->number, s->device, &s->shared->data, &s->train,
-                              &s->judge, &progress, e);
+        failed = train_task(s, task->number, &config, &train, &outcome, e);
     }
     if (!failed) failed = record(s, task, &outcome, doc.root, state.s, e);
     if (failed) { /* somebody else may go on with it at once */

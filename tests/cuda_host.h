@@ -68,13 +68,15 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 extern "C" {
 int cuda_host_backwards; /* warps take turns from the last to the first */
 int cuda_host_late; /* streams of lower priority run as late as they may; 0: as soon as they may, the others late */
-int cuda_host_other_wgmma;    /* it takes the two distances of a matrix the other way round */
-long cuda_host_malloc_fails;  /* the n-th cudaMalloc from now fails; 0: none */
-int cuda_host_lost;           /* every call from now on fails, as after an error that cannot be recovered from */
-int cuda_host_devices = 1;    /* GPUs that there are; -1: no driver */
-int cuda_host_no_cublas;      /* the library is not found */
-long cuda_host_launches;      /* counted */
-int cuda_host_processors = 4; /* multiprocessors of the GPU */
+int cuda_host_other_wgmma;     /* it takes the two distances of a matrix the other way round */
+long cuda_host_malloc_fails;   /* the n-th cudaMalloc from now fails; 0: none */
+int cuda_host_lost;            /* every call from now on fails, as after an error that cannot be recovered from */
+int cuda_host_devices = 1;     /* GPUs that there are; -1: no driver */
+int cuda_host_no_cublas;       /* 1: the library is not found; 2: it does not start */
+int cuda_host_unrecorded;      /* steps cannot be captured: 1: none; 2: none with early kernels */
+long cuda_host_launches;       /* counted */
+int cuda_host_processors = 4;  /* multiprocessors of the GPU */
+int cuda_host_cache = 1 << 16; /* bytes of its second-level cache */
 /* Not NULL: nothing runs, no memory is touched, and each launch is told to it. */
 void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, size_t shared);
 }
@@ -451,12 +453,14 @@ static void cuda_host_block(unsigned threads) {
 static inline unsigned char *shared_memory() { return cuda_host.shared; }
 static inline void after_previous() { cuda_host.waited++; }
 static inline int anew(int v) { return v; }
+/* What a cache is told makes no difference here. */
+static inline uint64_t keeping(int once) { return (uint64_t)once; }
 template <typename V>
-static inline V load_once(const V *p) {
+static inline V load_kept(const V *p, uint64_t) {
     return *p;
 }
 template <typename V>
-static inline void store_once(V *p, V v) {
+static inline void store_kept(V *p, V v, uint64_t) {
     *p = v;
 }
 static inline int of_warp(int v) { return v; }
@@ -515,6 +519,9 @@ static inline void copy_async(void *shared, const void *global, int bytes) {
     memset(shared, 0xff, 16);
     cuda_host.now->copies.push_back({shared, global, bytes, cuda_host.now->groups});
 }
+static inline void copy_async(void *shared, const void *global, int bytes, uint64_t) {
+    copy_async(shared, global, bytes);
+}
 static inline void copy_commit() { cuda_host.now->groups++; }
 template <int N>
 static inline void copy_wait() {
@@ -547,6 +554,7 @@ enum {
     cudaErrorNotReady = 600,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
     cudaErrorStreamCaptureUnjoined = 904,
     cudaErrorStreamCaptureIsolation = 905
 };
@@ -589,6 +597,7 @@ struct cuda_host_capture {
     cuda_host_graph graph;
     std::vector<cuda_host_stream *> streams;
     std::vector<size_t> counts; /* nodes of each */
+    int early;                  /* kernels among them that may begin before the one before them is done */
 };
 struct cuda_host_stream {
     std::shared_ptr<cuda_host_queue> queue;
@@ -608,6 +617,7 @@ typedef cuda_host_event *cudaEvent_t;
 struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
+    int l2CacheSize;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
 
@@ -645,6 +655,14 @@ static inline cudaError_t cudaDriverGetVersion(int *version) {
     *version = 13000;
     return cuda_host_return(cudaSuccess);
 }
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+template <typename K>
+static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, K) {
+    a->ptxVersion = 90;
+    return cuda_host_return(cudaSuccess);
+}
 static inline cudaError_t cudaSetDevice(int) { return cuda_host_return(cudaSuccess); }
 static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
@@ -653,6 +671,7 @@ static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     p->multiProcessorCount = cuda_host_processors;
     p->totalGlobalMem = (size_t)1 << 30;
     p->sharedMemPerBlockOptin = CUDA_HOST_SHARED_MOST;
+    p->l2CacheSize = cuda_host_cache;
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
@@ -759,6 +778,8 @@ static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
     c->streams.clear(); /* over: nobody can enter it through an event any more */
     cuda_host_capturing--;
     if (!cuda_host_joined(c.get())) return cuda_host_return(cudaErrorStreamCaptureUnjoined);
+    if (cuda_host_unrecorded == 1 || (cuda_host_unrecorded == 2 && c->early > 0))
+        return cuda_host_return(cudaErrorStreamCaptureInvalidated);
     *g = new cuda_host_graph(c->graph);
     return cuda_host_return(cudaSuccess);
 }
@@ -790,6 +811,11 @@ static inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, uns
         s->capture->counts[(size_t)s->number]++;
     }
     s->waited = 1;
+    return cuda_host_return(cudaSuccess);
+}
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    if (e->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
+    if (e->queue != NULL) cuda_host_advance(e->queue.get(), e->count);
     return cuda_host_return(cudaSuccess);
 }
 /* Events mark no time here: the one before an operation that was launched is 1 ms before the next. */
@@ -898,6 +924,7 @@ static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, 
         cuda_host.kernel = name;
         cuda_host_fail("early, though its stream has just been made to wait for another");
     }
+    if (early && s->capture != NULL) s->capture->early++;
     if (cuda_host_watch != NULL) cuda_host_watch(name, grid.x * grid.y * grid.z, block.x, shared);
     cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, early, [=] { kernel(arguments...); }); });
 }
@@ -913,6 +940,7 @@ struct cuda_host_blas {
     cudaStream_t stream;
 };
 static int cuda_host_blas_create(cuda_host_blas **handle) {
+    if (cuda_host_no_cublas == 2) return 1;
     *handle = new cuda_host_blas();
     return 0;
 }
@@ -949,7 +977,9 @@ static int cuda_host_blas_gemm(cuda_host_blas *handle, int ta, int tb, int m, in
     });
     return 0;
 }
-static inline void *cuda_host_dlopen(const char *) { return cuda_host_no_cublas ? NULL : (void *)&cuda_host_no_cublas; }
+static inline void *cuda_host_dlopen(const char *) {
+    return cuda_host_no_cublas == 1 ? NULL : (void *)&cuda_host_no_cublas;
+}
 static inline void *cuda_host_dlsym(void *, const char *name) {
     if (strcmp(name, "cublasCreate_v2") == 0) return (void *)cuda_host_blas_create;
     if (strcmp(name, "cublasDestroy_v2") == 0) return (void *)cuda_host_blas_destroy;

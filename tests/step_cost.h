@@ -1,7 +1,8 @@
 /* step_cost.h - what the operations of a step must move and multiply, from their shapes, and what the kernels of
  * layers_kernels.cuh and layers_window.cuh do. For bench.c.
  *
- * maps: bytes of each map that an operation touches, once: its floor in device memory. fetch: what the blocks fetch
+ * maps: bytes of each map that an operation touches, once. memory: of these, what goes to and from memory behind the
+ * second-level cache (step_cache.h), and all of an optimiser's. fetch: what the blocks fetch
  * into shared memory through the caches, every tile's operands; shared: bytes into shared memory and, by every warp
  * that wants them, out of it. macs: useful multiply-adds; mma, wgmma: with the padding of tiles, by mma.sync and by
  * Hopper's own instruction. partials: sums of parts of a
@@ -19,17 +20,19 @@
  * that wait for one another. */
 struct ceilings {
     double memory, fetch, shared, level2, flops, mma_sync, launch;
+    double cache; /* bytes of maps that the second-level cache still has when they are wanted again, about */
 };
 
 enum making { BY_TAPS, BY_WINDOWS, IN_PAIRS, BY_WGMMA };
 
 struct cost {
-    double maps, fetch, shared, partials, macs, mma, wgmma;
+    double maps, memory, fetch, shared, partials, macs, mma, wgmma;
     int kernels;
 };
 
 static void cost_add(struct cost *to, const struct cost *c) {
     to->maps += c->maps;
+    to->memory += c->memory;
     to->fetch += c->fetch;
     to->shared += c->shared;
     to->partials += c->partials;
@@ -276,7 +279,8 @@ static double products_seconds(const struct cost *c, const struct ceilings *at) 
 
 /* No kernel can be faster than its tightest ceiling. */
 static double seconds_of(const struct cost *c, const struct ceilings *at) {
-    double s = c->maps / at->memory;
+    double s = c->memory / at->memory;
+    if (c->maps / at->level2 > s) s = c->maps / at->level2;
     if (c->fetch / at->fetch > s) s = c->fetch / at->fetch;
     if (c->shared / at->shared > s) s = c->shared / at->shared;
     const double products = products_seconds(c, at);

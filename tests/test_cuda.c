@@ -28,12 +28,12 @@
 #define BF16_VECTOR 0.75
 
 #ifdef TEST_GPU
-int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
-    cuda_host_no_cublas; /* without effect there */
+int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices, cuda_host_no_cublas,
+    cuda_host_unrecorded; /* without effect there */
 long cuda_host_malloc_fails;
 #else
 extern int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
-    cuda_host_no_cublas;
+    cuda_host_no_cublas, cuda_host_unrecorded;
 extern long cuda_host_malloc_fails;
 #endif
 
@@ -379,12 +379,41 @@ static void test_no_cublas(void) {
     struct device *d;
     struct trained t;
     struct error e = {0};
-    cuda_host_no_cublas = 1;
-    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without cuBLAS") != NULL, "%s", e.text);
-    CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without cuBLAS: %s", e.text);
-    trained_free(&t, d);
-    d->close(d);
+    for (cuda_host_no_cublas = 1; cuda_host_no_cublas < 3; cuda_host_no_cublas++) {
+        CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without cuBLAS") != NULL, "%s", e.text);
+        CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without cuBLAS: %s", e.text);
+        trained_free(&t, d);
+        d->close(d);
+    }
     cuda_host_no_cublas = 0;
+}
+
+/* Steps that cannot be captured, from the device's beginning or for a while, make the same, and the device says so. */
+static void test_unrecorded(void) {
+    static const char *const said[] = {"", ", without graphs", ", without early kernels"};
+    struct net_config c = base();
+    struct trained a, b;
+    struct error e = {0};
+    CHECK(train(&a, &c, bf16, 2, &e) == OK, "%s", e.text);
+    for (int how = 1; how < 3; how++) {
+        struct device *d;
+        cuda_host_unrecorded = how;
+        CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, said[how]) != NULL, "%s", d->about);
+        CHECK(train(&b, &c, d, 2, &e) == OK, "%s: %s", said[how], e.text);
+        cuda_host_unrecorded = 0;
+        same_bits(&a, &b, said[how]);
+        trained_free(&b, d);
+        d->close(d);
+    }
+    cuda_host_unrecorded = 1;
+    CHECK(train(&b, &c, bf16, 1, &e) == OK, "%s", e.text);
+    cuda_host_unrecorded = 0;
+    CHECK(net_train_epoch(b.net, 1, &b.epoch[1], NULL, NULL, &e) == OK &&
+              net_judge(b.net, &b.judge[1], NULL, NULL, &e) == OK,
+          "%s", e.text);
+    same_bits(&a, &b, "steps that are not recorded for a while");
+    trained_free(&a, bf16);
+    trained_free(&b, bf16);
 }
 
 /* On a GPU: 500 steps in bf16 and in fp32, from the same weights with the same batches. */
@@ -445,6 +474,7 @@ int main(int argc, char **argv) {
         test_missing();
         test_other_wgmma();
         test_no_cublas();
+        test_unrecorded();
     }
     printf(
         "the largest deviations from the CPU: fp32 loss %.1e, gradient %.1e, update %.1e of a step; bf16 gradient "

@@ -743,6 +743,16 @@ static void test_windows(void) {
                                         {1, 1, 1, 16, 16, 1, 272, 40},
                                         {1, 1, 2, 8, 8, 1, 512, 32}};
     for (int i = 0; i < (int)(sizeof wide / sizeof *wide); i++) case_conv_weight(wide[i], i % 2 ? NO_BIAS : 0);
+#ifdef TEST_GPU /* where it takes no time: every width that the original's space has */
+    for (int n = 8; n <= 584; n += 8) {
+        const struct shape one = {1, 1, 2, 8, 8, 1, n, n % 64 + 8}, some = {3, 1, 2, 8, 8, 1, n, n % 48 + 8};
+        case_conv_weight(one, 0);
+        if (n % 40 != 0) continue;
+        case_conv_weight(some, NO_BIAS);
+        case_conv(some, ACT_ELU, STATISTICS);
+        case_conv_data(some, ACT_ELU, DROP);
+    }
+#endif
 }
 
 static void test_conv(void) {

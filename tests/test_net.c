@@ -3,6 +3,8 @@
 #include "checkpoint.h"
 #include "net.h"
 
+#include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -432,6 +434,86 @@ static void test_state(struct device *d, const struct net_images *set) {
     unlink(path);
 }
 
+/* `once` against the next touch of each byte (in steps of 64), found from the end of two programs in a row: a map is
+ * touched once where more than `cache` bytes of maps come before the next touch of any of its bytes. */
+static void test_once(void) {
+    enum { STEP = 64 };
+    struct net_config c = config_of(best);
+    c.batch_size = 4;
+    int flagged = 0, not_flagged = 0;
+    for (int k = 0; k < 2; k++) {
+        struct witness w = witness_of(NULL);
+        struct error e = {0};
+        struct net_metrics m;
+        struct net *net = NULL;
+        const size_t cache = w.device.cache = (size_t)200000 << (2 * k);
+        struct net_images set = make_images(&w.device, 4);
+        const struct net_options options = {.seed = 1, .fine = 10, .coarse = 2};
+        if (k == 1) c.pooling = POOLING_INCEPTION;
+        CHECK(net_build(&net, &c, &options, &w.device, &set, NULL, &e) == OK &&
+                  net_train_epoch(net, 0, &m, NULL, NULL, &e) == OK,
+              "%s", e.text);
+        const struct program *p = w.program;
+        struct map *maps[8];
+        uintptr_t base = UINTPTR_MAX, end = 0;
+        double *before = mem_zero((size_t)(2 * p->n_ops + 1), sizeof *before); /* bytes of all operations before */
+        for (int i = 0; i < 2 * p->n_ops; i++) {
+            before[i + 1] = before[i];
+            for (int q = op_maps(&p->ops[i % p->n_ops], maps) - 1; q >= 0; q--) {
+                if (maps[q]->at == NULL) continue;
+                const size_t bytes =
+                    (size_t)w.n * (size_t)(maps[q]->h * maps[q]->w * maps[q]->stride) * (maps[q]->wide ? 4 : 2);
+                before[i + 1] += (double)bytes;
+                if ((uintptr_t)maps[q]->at < base) base = (uintptr_t)maps[q]->at;
+                if ((uintptr_t)maps[q]->at + bytes > end) end = (uintptr_t)maps[q]->at + bytes;
+            }
+        }
+        const size_t steps = (end - base) / STEP + 1;
+        int *next = mem_zero(steps, sizeof *next); /* the next operation that touches it, from 1; 0: none yet */
+        for (int i = 2 * p->n_ops - 1; i >= 0; i--) {
+            const struct op *op = &p->ops[i % p->n_ops];
+            const int n = op_maps(&p->ops[i % p->n_ops], maps);
+            /* Two that a device may make as one are one. */
+            const int pair =
+                i % p->n_ops + 1 < p->n_ops && op[1].kind == op->kind &&
+                ((op->kind == OP_CONV && op[1].conv.add.at != NULL && op[1].conv.add.at == op->conv.out.at) ||
+                 (op->kind == OP_CONV_DATA && op[1].conv_data.add.at != NULL &&
+                  op[1].conv_data.add.at == op->conv_data.gradient.at));
+            for (int q = 0; q < n && i < p->n_ops && !pair; q++) {
+                const struct map *x = maps[q];
+                if (x->at == NULL) continue;
+                const size_t bytes = (size_t)w.n * (size_t)(x->h * x->w * x->stride) * (x->wide ? 4 : 2);
+                const size_t from = ((uintptr_t)x->at - base) / STEP, to = ((uintptr_t)x->at + bytes - 1 - base) / STEP;
+                int soonest = INT_MAX;
+                for (size_t s = from; s <= to; s++) {
+                    if (next[s] > 0 && next[s] < soonest) soonest = next[s];
+                }
+                const double between = soonest == INT_MAX ? HUGE_VAL : before[soonest - 1] - before[i + 1];
+                /* Of the operation that touches it next only the maps before it count: it can go either way there. */
+                const int sure =
+                    soonest == INT_MAX || between > (double)cache || before[soonest] - before[i + 1] <= (double)cache;
+                CHECK(!sure || x->once == (between > (double)cache), "%d, %s: map %d: once %d, %.0f bytes between", k,
+                      op->layer, q, x->once, between);
+                flagged += x->once;
+                not_flagged += !x->once;
+            }
+            for (int q = 0; q < n; q++) {
+                if (maps[q]->at == NULL) continue;
+                const size_t bytes =
+                    (size_t)w.n * (size_t)(maps[q]->h * maps[q]->w * maps[q]->stride) * (maps[q]->wide ? 4 : 2);
+                const size_t from = ((uintptr_t)maps[q]->at - base) / STEP,
+                             to = ((uintptr_t)maps[q]->at + bytes - 1 - base) / STEP;
+                for (size_t s = from; s <= to; s++) next[s] = i + 1;
+            }
+        }
+        mem_free(next);
+        mem_free(before);
+        net_free(net);
+        net_images_unload(&set, &w.device);
+    }
+    CHECK(flagged > 20 && not_flagged > 20, "%d maps touched once, %d soon again", flagged, not_flagged);
+}
+
 int main(void) {
     struct error e = {0};
     struct device *d = NULL;
@@ -442,6 +524,7 @@ int main(void) {
     test_sizes(d, &set);
     test_gradients(d, &set);
     test_sharing();
+    test_once();
     test_learning(d);
     test_state(d, &set);
     test_memory(d, &set);

@@ -67,6 +67,7 @@ static struct witness witness_of(struct device *real) {
     struct witness w = {.real = real};
     w.device = (struct device){.name = "none",
                                .element = 2,
+                               .cache = 60 << 20, /* an H200's */
                                .alloc = none_alloc,
                                .release = none_release,
                                .write = none_copy,
