@@ -78,7 +78,7 @@ $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
 
 $(BUILD)/layers_cuda.o: $(CUDA_TEXT) | $(BUILD)
-	$(NVCC) -O3 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
+	$(NVCC) -O1 -std=c++17 $(GENCODE) --threads 0 -Xcompiler -Wall,-Wextra -c -o $@ $<
 
 define isa_rule
 $(BUILD)/layers_cpu_$(1).o: layers_cpu.c | $(BUILD)

@@ -233,9 +233,9 @@ static void go_sums(struct run *r, const float *partials, int blocks, int h, int
 
 /* Columns of a tile: the fewest wasted, counting that each tile also fetches its rows. */
 static int tile_columns(const bf16 *, int columns) {
-    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    static const int widths[] = {128, 80, 64, 48, 32};
     int best = 0, least = 1 << 30;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 5; i++) {
         const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
         if (cost < least) {
             best = widths[i];
@@ -250,7 +250,6 @@ static int tile_columns(const float *, int) { return 64; }
 #define WITH_COLUMNS(bn, f, ...)                    \
     switch (bn) {                                   \
         case 128: f<bf16, 128>(__VA_ARGS__); break; \
-        case 96: f<bf16, 96>(__VA_ARGS__); break;   \
         case 80: f<bf16, 80>(__VA_ARGS__); break;   \
         case 64: f<bf16, 64>(__VA_ARGS__); break;   \
         case 48: f<bf16, 48>(__VA_ARGS__); break;   \
@@ -410,7 +409,7 @@ static void window_add(struct run *r, struct window_of *p, const struct map *map
 /* Columns of a tile by windows: the least work of the multiprocessor that has the most tiles, counting that each reads
  * its rows. mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit into registers. */
 static int window_columns(int columns, int tiles, int multiprocessors, int wgmma) {
-    static const int of_mma[] = {128, 96, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
     const int *const widths = wgmma ? of_wgmma : of_mma;
     int best = 0;
     long least = LONG_MAX;

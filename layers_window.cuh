@@ -277,11 +277,7 @@ static __device__ __forceinline__ void multiply_slab(
 }
 
 template <int BN, int DATA, int WGMMA>
-static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
-                                         (DATA ? (int)window_tile<BN, WGMMA>::BLOCKS_DATA
-                                               : (int)window_tile<BN, WGMMA>::BLOCKS_FORWARD))
-    window_product(window_of p) {
-    if (WGMMA && !HAS_WGMMA) return; /* never launched: see open_device */
+static __device__ __forceinline__ void make_window_product(const window_of &p) {
     typedef window_tile<BN, WGMMA> W;
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
     int *const window_table = (int *)shared_memory(), *const weight_table = window_table + KINDS * STEPS_MOST;
@@ -446,6 +442,14 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
                                  p.columns, (size_t)(2 * tile_of() + half),
                                  [&](int row) { return place_of(p, corner, half * BM + row); });
     }
+}
+
+template <int BN, int DATA, int WGMMA>
+static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
+                                         (DATA ? (int)window_tile<BN, WGMMA>::BLOCKS_DATA
+                                               : (int)window_tile<BN, WGMMA>::BLOCKS_FORWARD))
+    window_product(window_of p) {
+    if constexpr (!WGMMA || HAS_WGMMA) make_window_product<BN, DATA, WGMMA>(p); /* else never launched */
 }
 
 /* ------------------------------------------------ the weight gradient -------------------------------------------- */

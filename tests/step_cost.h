@@ -51,9 +51,9 @@ enum { MULTIPROCESSORS = 132 }; /* an H200's */
 
 /* The tile widths of layers.cu. */
 static int tile_columns(int columns) {
-    static const int widths[] = {128, 96, 80, 64, 48, 32};
+    static const int widths[] = {128, 80, 64, 48, 32};
     int best = 0, least = 1 << 30;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 5; i++) {
         const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
         if (cost < least) {
             best = widths[i];
@@ -86,7 +86,7 @@ static int window_weight_cost(struct cost *c, const struct op_conv_weight *o, in
     const struct map *g = &o->out_gradient;
     if (o->stride != 1 || g->h != o->in.h || g->w != o->in.w || g->h % 8 != 0 || g->w % 8 != 0) return 0;
     const int bn = tile_columns(map_stored(g)), taps = o->k * o->k, eights = map_stored(&o->in) / 8 * taps;
-    const int rows_most = 8 * (bn == 32 ? 8 : bn == 48 || bn == 96 ? 6 : bn == 64 || bn == 128 ? 5 : 4);
+    const int rows_most = 8 * (bn == 32 ? 8 : bn == 48 ? 6 : bn == 64 || bn == 128 ? 5 : 4);
     const int groups = (eights + rows_most - 1) / rows_most, each = (eights + groups - 1) / groups;
     const int w = g->w % 16 == 0 ? 16 : 8, h = 8, per = 128 / (w * h);
     const double tiles = up(n, per) / per * (g->w / w) * (g->h / h), columns = up(map_stored(g), bn) / bn;
@@ -117,7 +117,7 @@ static int window_of(struct window *w, int k, int stride, const struct map *to, 
     w->per = 256 >> (w->log_w + w->log_h);
     const int tiles = (n + w->per - 1) / w->per * (to->w >> w->log_w) * (to->h >> w->log_h);
     if ((to->w >> w->log_w) * (to->h >> w->log_h) > 1 && n % w->per != 0) return 0;
-    static const int of_mma[] = {128, 96, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
     w->wgmma = making == BY_WGMMA;
     const int *const widths = w->wgmma ? of_wgmma : of_mma;
     long least = 1L << 60;

@@ -434,6 +434,39 @@ static void test_state(struct device *d, const struct net_images *set) {
     unlink(path);
 }
 
+/* A profile is a step like others: the same weights after it. */
+static void test_profile(struct device *d, const struct net_images *set) {
+    struct net_config c = config_of(best);
+    const struct net_options options = {.seed = 1, .fine = 10, .coarse = 2};
+    struct net *net[2];
+    struct error e = {0};
+    c.conv_hiddn_units_mult = c.fc_units_1_mult = 0.05;
+    for (int k = 0; k < 2; k++) {
+        struct witness w = witness_of(d);
+        struct net_metrics m;
+        double seconds[400];
+        const uint32_t order[] = {3, 1, 4, 0};
+        CHECK(net_build(&net[k], &c, &options, &w.device, set, NULL, &e) == OK &&
+                  net_train_step(net[k], order, 2, &m, &e) == OK,
+              "%s", e.text);
+        const struct program *p = w.program;
+        CHECK(p->n_ops <= 400 && (k == 0 ? d->run(d, p, 2, &e) : d->profile(d, p, 2, seconds, &e)) == OK &&
+                  d->run(d, p, 2, &e) == OK,
+              "%s", e.text);
+    }
+    for (int i = 0; i < net_n_tensors(net[0]); i++) {
+        const struct net_tensor t = net_get_tensor(net[0], i);
+        float *x = mem_alloc(2 * t.n * sizeof *x);
+        CHECK(net_read_tensor(net[0], i, NET_VALUE, x, &e) == OK &&
+                  net_read_tensor(net[1], i, NET_VALUE, x + t.n, &e) == OK,
+              "%s", e.text);
+        CHECK(memcmp(x, x + t.n, t.n * sizeof *x) == 0, "%s after a profile", t.name);
+        mem_free(x);
+    }
+    net_free(net[0]);
+    net_free(net[1]);
+}
+
 /* `once` against the next touch of each byte (in steps of 64), found from the end of two programs in a row: a map is
  * touched once where more than `cache` bytes of maps come before the next touch of any of its bytes. */
 static void test_once(void) {
@@ -525,6 +558,7 @@ int main(void) {
     test_gradients(d, &set);
     test_sharing();
     test_once();
+    test_profile(d, &set);
     test_learning(d);
     test_state(d, &set);
     test_memory(d, &set);
