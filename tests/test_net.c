@@ -467,6 +467,15 @@ static void test_profile(struct device *d, const struct net_images *set) {
     net_free(net[1]);
 }
 
+/* Does an operation only add to what the one before it, the i-th, made? */
+static int pairs(const struct program *p, int i) {
+    const struct op *const op = &p->ops[i % p->n_ops];
+    if (i % p->n_ops + 1 == p->n_ops || op[1].kind != op->kind) return 0;
+    return (op->kind == OP_CONV && op[1].conv.add.at != NULL && op[1].conv.add.at == op->conv.out.at) ||
+           (op->kind == OP_CONV_DATA && op[1].conv_data.add.at != NULL &&
+            op[1].conv_data.add.at == op->conv_data.gradient.at);
+}
+
 /* `once` against the next touch of each byte (in steps of 64), found from the end of two programs in a row: a map is
  * touched once where more than `cache` bytes of maps come before the next touch of any of its bytes. */
 static void test_once(void) {
@@ -504,32 +513,30 @@ static void test_once(void) {
         const size_t steps = (end - base) / STEP + 1;
         int *next = mem_zero(steps, sizeof *next); /* the next operation that touches it, from 1; 0: none yet */
         for (int i = 2 * p->n_ops - 1; i >= 0; i--) {
-            const struct op *op = &p->ops[i % p->n_ops];
-            const int n = op_maps(&p->ops[i % p->n_ops], maps);
-            /* Two that a device may make as one are one. */
-            const int pair =
-                i % p->n_ops + 1 < p->n_ops && op[1].kind == op->kind &&
-                ((op->kind == OP_CONV && op[1].conv.add.at != NULL && op[1].conv.add.at == op->conv.out.at) ||
-                 (op->kind == OP_CONV_DATA && op[1].conv_data.add.at != NULL &&
-                  op[1].conv_data.add.at == op->conv_data.gradient.at));
-            for (int q = 0; q < n && i < p->n_ops && !pair; q++) {
-                const struct map *x = maps[q];
-                if (x->at == NULL) continue;
-                const size_t bytes = (size_t)w.n * (size_t)(x->h * x->w * x->stride) * (x->wide ? 4 : 2);
-                const size_t from = ((uintptr_t)x->at - base) / STEP, to = ((uintptr_t)x->at + bytes - 1 - base) / STEP;
-                int soonest = INT_MAX;
-                for (size_t s = from; s <= to; s++) {
-                    if (next[s] > 0 && next[s] < soonest) soonest = next[s];
+            /* Of two operations that a device may make as one, both are looked at behind the second. */
+            const int last = pairs(p, i) ? i - 1 : i;
+            for (int of = i > 0 && pairs(p, i - 1) ? i - 1 : i; of <= last && of < p->n_ops; of++) {
+                for (int q = op_maps(&p->ops[of], maps) - 1; q >= 0; q--) {
+                    const struct map *x = maps[q];
+                    if (x->at == NULL) continue;
+                    const size_t bytes = (size_t)w.n * (size_t)(x->h * x->w * x->stride) * (x->wide ? 4 : 2);
+                    const size_t from = ((uintptr_t)x->at - base) / STEP,
+                                 to = ((uintptr_t)x->at + bytes - 1 - base) / STEP;
+                    int soonest = INT_MAX;
+                    for (size_t at = from; at <= to; at++) {
+                        if (next[at] > 0 && next[at] < soonest) soonest = next[at];
+                    }
+                    const double between = soonest == INT_MAX ? HUGE_VAL : before[soonest - 1] - before[i + 1];
+                    /* Of the operation that touches it next only the maps before it count: it can go either way. */
+                    const int sure = soonest == INT_MAX || between > (double)cache ||
+                                     before[soonest] - before[i + 1] <= (double)cache;
+                    CHECK(!sure || x->once == (between > (double)cache), "%d, %s: map %d: once %d, %.0f bytes between",
+                          k, p->ops[of].layer, q, x->once, between);
+                    flagged += x->once;
+                    not_flagged += !x->once;
                 }
-                const double between = soonest == INT_MAX ? HUGE_VAL : before[soonest - 1] - before[i + 1];
-                /* Of the operation that touches it next only the maps before it count: it can go either way there. */
-                const int sure =
-                    soonest == INT_MAX || between > (double)cache || before[soonest] - before[i + 1] <= (double)cache;
-                CHECK(!sure || x->once == (between > (double)cache), "%d, %s: map %d: once %d, %.0f bytes between", k,
-                      op->layer, q, x->once, between);
-                flagged += x->once;
-                not_flagged += !x->once;
             }
+            const int n = op_maps(&p->ops[i % p->n_ops], maps);
             for (int q = 0; q < n; q++) {
                 if (maps[q]->at == NULL) continue;
                 const size_t bytes =
