@@ -1113,8 +1113,8 @@ static int capture(struct device_cuda *c, struct captured *k, struct error *e) {
     return failed;
 }
 
-/* The host is at the most 2 PACE steps ahead of the GPU: enough for it never to wait, and few enough for whoever shows
- * progress, or wants to end. */
+/* The host is at the most 2 PACE steps ahead of the GPU: enough for the GPU never to wait, and few enough for whoever
+ * shows progress, or wants to end. */
 enum { PACE = 4 };
 static int keep_pace(struct device_cuda *c, struct error *e) {
     if (++c->runs % PACE != 0) return OK;
@@ -1288,7 +1288,7 @@ static float widened(bf16 b) {
     return v;
 }
 
-/* Runs it so many times. *recorded: whether the last was a recorded step. */
+/* Runs it so many times, each into zeros. *recorded: whether the last was a recorded step. */
 static int run_trial(struct device_cuda *c, const struct trial_run *t, int width, int times, bf16 made[TRIAL_RESULT],
                      int *recorded, struct error *e) {
     struct parameters parameters = {};
@@ -1310,7 +1310,10 @@ static int run_trial(struct device_cuda *c, const struct trial_run *t, int width
     ops[2].conv_weight.k = TRIAL_K, ops[2].conv_weight.stride = 1, ops[2].conv_weight.bias = LAYERS_NONE;
     ops[2].conv_weight.in = ops[0].conv.in, ops[2].conv_weight.out_gradient = ops[0].conv.out;
     program.n_ops = 3, program.ops = ops, program.parameters = &parameters;
-    for (int i = 0; i < times && !failed; i++) failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
+    for (int i = 0; i < times && !failed; i++) {
+        failed = cuda_check(cudaMemsetAsync(t->made, 0, TRIAL_RESULT * sizeof(bf16), c->stream), "clearing memory", e);
+        if (!failed) failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
+    }
     *recorded = c->n_captured > 0 && c->captured[c->n_captured - 1].graph != NULL;
     if (!failed) failed = cuda_read(&c->device, made, t->made, TRIAL_RESULT * sizeof(bf16), e);
     forget_captured(c); /* it knows this program by its address */
@@ -1326,7 +1329,7 @@ static int try_wgmma(struct device_cuda *c, const struct trial_run *t, bf16 *wit
     c->multiprocessors = 1; /* then a tile is as wide as the result */
     for (int width = 24; width <= TRIAL_MANY && same && !failed; width += 8) {
         float largest = 0;
-        c->wgmma = 1; /* first, for kernels that are not there leave what was there */
+        c->wgmma = 1;
         failed = run_trial(c, t, width, 1, with, &recorded, e);
         c->wgmma = 0;
         if (!failed) failed = run_trial(c, t, width, 1, without, &recorded, e);
@@ -1363,11 +1366,11 @@ static int try_device(struct device_cuda *c, int wgmma, struct error *e) {
     if (!failed) {
         for (int i = 0; i < 2 * IN; i++) maps[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
         for (int i = 0; i < TRIAL_WEIGHTS; i++) weights[i] = (float)(i * 11 % 17 - 8) / 64;
+        t.in = at, t.out_gradient = at + IN, t.made = at + 2 * IN;
+        t.gradients = t.weights + TRIAL_WEIGHTS;
         failed = cuda_write(&c->device, at, maps, MAPS * sizeof *maps, e);
     }
     if (!failed) failed = cuda_write(&c->device, t.weights, weights, TRIAL_WEIGHTS * sizeof *weights, e);
-    t.in = at, t.out_gradient = at + IN, t.made = at + 2 * IN;
-    t.gradients = t.weights + TRIAL_WEIGHTS;
     if (!failed && wgmma) failed = try_wgmma(c, &t, maps, maps + TRIAL_RESULT, e);
     if (!failed) failed = try_recording(c, &t, maps, maps + TRIAL_RESULT, e);
     if (t.weights != NULL) cuda_release(&c->device, t.weights);
