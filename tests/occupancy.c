@@ -210,9 +210,9 @@ int main(int argc, char **argv) {
         return 2;
     }
     cuda_host_processors = MULTIPROCESSORS;
-    cuda_host_watch = watch;
     int failed = read_kernels(argv[1], &e);
     if (!failed) failed = device_cuda(&cuda, 0, 0, 0, &e);
+    cuda_host_watch = watch;
     /* int(40 x mult), mult from e^-0.6 to e^0.6; the residual units' kernel size goes with the others'. */
     for (int width = 21; width <= 72 && !failed; width++) {
         for (int k = 2; k <= 4; k++) {
