@@ -334,7 +334,7 @@ static void test_lost(void) {
     struct device *d;
     struct trained t;
     struct error e = {0};
-    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK, "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, CUDA_WITHOUT_WGMMA, &e) == OK, "%s", e.text);
     CHECK(train(&t, &c, d, 0, &e) == OK, "%s", e.text);
     cuda_host_lost = 1;
     CHECK(net_train_epoch(t.net, 0, &t.epoch[0], NULL, NULL, &e) == ERROR_ENVIRONMENT && strstr(e.text, "GPU") != NULL,
@@ -380,7 +380,8 @@ static void test_no_cublas(void) {
     struct trained t;
     struct error e = {0};
     for (cuda_host_no_cublas = 1; cuda_host_no_cublas < 3; cuda_host_no_cublas++) {
-        CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without cuBLAS") != NULL, "%s", e.text);
+        CHECK(device_cuda(&d, 0, 0, CUDA_WITHOUT_WGMMA, &e) == OK && strstr(d->about, "without cuBLAS") != NULL, "%s",
+              e.text);
         CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without cuBLAS: %s", e.text);
         trained_free(&t, d);
         d->close(d);
