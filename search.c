@@ -195,7 +195,7 @@ static int train_epochs(struct outcome *o, struct net *net, const struct train_o
         const double now = clock_seconds();
         if (saves && state_is_due(options, epoch + 1, now - saved, took)) {
             struct error why;
-            failed = save_state(o, net, options, trial, clock_seconds() - started, &why);
+            failed = save_state(o, net, options, trial, now - started, &why);
             if (failed) { /* the trial is worth more than its state */
                 progress_clear(p);
                 fprintf(p->to, "%s; trial %u goes on without a state\n", why.text, trial + 1);
@@ -658,9 +658,9 @@ static int record(struct search *s, const struct task *task, const struct outcom
 }
 
 /* Trials of a process (--jobs) share a memory: one that finds none is tried again alone, for it may be the others that
- * have it. Held for reading by those who train beside each other. */
-#ifdef PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP /* who waits to be alone goes before the others' next trials \
-                                                          */
+ * have it. Held for reading by those who train beside each other; who waits to be alone goes before their next trials,
+ * where the C library knows that order. */
+#ifdef PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP
 static pthread_rwlock_t together = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 #else
 static pthread_rwlock_t together = PTHREAD_RWLOCK_INITIALIZER;

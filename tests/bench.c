@@ -156,9 +156,13 @@ static int operations(const struct witness *w, enum making making, const struct 
     double *times = mem_zero((size_t)p->n_ops * (PROFILES + 2), sizeof *times), step = 0, plain = 0;
     if (times == NULL) return error_memory(e, (size_t)p->n_ops * sizeof *times, "the times");
     double *const seconds = times + (size_t)p->n_ops * PROFILES, *const moved = seconds + p->n_ops;
-    if (!cache_account(p, w->n, making, ceilings->cache, 0, moved)) return error_memory(e, 0, "the cache's account");
+    int simulated = cache_account(p, w->n, making, ceilings->cache, 0, moved);
     for (int i = 0; i < p->n_ops; i++) plain += moved[i];
-    if (!cache_account(p, w->n, making, ceilings->cache, 1, moved)) return error_memory(e, 0, "the cache's account");
+    simulated = simulated && cache_account(p, w->n, making, ceilings->cache, 1, moved);
+    if (!simulated) {
+        mem_free(times);
+        return error_memory(e, 0, "the cache's account");
+    }
     for (int i = 0; i < PROFILES && w->real != NULL; i++) {
         int failed = rewind_epoch(w, e);
         if (!failed) failed = w->real->profile(w->real, p, w->n, times + (size_t)i * (size_t)p->n_ops, e);
