@@ -486,13 +486,7 @@ static int few_weights(int k, const struct map *in, const struct map *out) {
     return k * k <= TAPS_MOST && (size_t)(k * k) * (size_t)stored_of(in) * (size_t)stored_of(out) <= INT_MAX;
 }
 
-/* Do n images of these maps share memory? */
-static int apart(const struct map *a, const struct map *b, int n) {
-    const size_t of_a = (size_t)n * (size_t)a->h * (size_t)a->w * (size_t)a->stride * sizeof(bf16);
-    const size_t of_b = (size_t)n * (size_t)b->h * (size_t)b->w * (size_t)b->stride * sizeof(bf16);
-    const char *const at_a = (const char *)a->at, *const at_b = (const char *)b->at;
-    return at_a == NULL || at_b == NULL || at_a + of_a <= at_b || at_b + of_b <= at_a;
-}
+static int apart(const struct map *a, const struct map *b, int n) { return !maps_meet(a, b, n, sizeof(bf16)); }
 
 /* The operation behind o, if it is the 1 x 1 convolution that o's result is added to, and can be made with it. (Where
  * the plan puts its result over o's source, which nobody needs any more, it cannot: blocks still read that.) */

@@ -39,6 +39,16 @@ static inline int map_stored(const struct map *m) {
     return m->parts * ((m->width + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN);
 }
 
+/* Bytes from the first element of n images of a map to the end of the last pixel's stride; element: of the device. */
+static inline size_t map_extent(const struct map *m, int n, size_t element) {
+    return (size_t)n * (size_t)m->h * (size_t)m->w * (size_t)m->stride * (m->wide ? sizeof(float) : element);
+}
+/* Do n images of both share memory? Maps that are absent share none. */
+static inline int maps_meet(const struct map *a, const struct map *b, int n, size_t element) {
+    const uintptr_t at_a = (uintptr_t)a->at, at_b = (uintptr_t)b->at;
+    return at_a != 0 && at_b != 0 && at_a < at_b + map_extent(b, n, element) && at_b < at_a + map_extent(a, n, element);
+}
+
 enum activation { ACT_LINEAR, ACT_RELU, ACT_ELU }; /* elu: alpha 1 */
 
 /* Dropout of a map: element (pixel p of the batch, stored channel c of the whole map) is kept iff its 16 bits are >=

@@ -90,11 +90,8 @@ static __device__ __forceinline__ uint4 load_kept(const uint4 *p, uint64_t keepi
     return v;
 }
 static __device__ __forceinline__ float4 load_kept(const float4 *p, uint64_t keeping) {
-    float4 v;
-    asm volatile("ld.global.L2::cache_hint.v4.f32 {%0, %1, %2, %3}, [%4], %5;"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "l"(p), "l"(keeping));
-    return v;
+    const uint4 v = load_kept((const uint4 *)p, keeping);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 static __device__ __forceinline__ void store_kept(uint4 *p, uint4 v, uint64_t keeping) {
     asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
@@ -102,9 +99,9 @@ static __device__ __forceinline__ void store_kept(uint4 *p, uint4 v, uint64_t ke
                  : "memory");
 }
 static __device__ __forceinline__ void store_kept(float4 *p, float4 v, uint64_t keeping) {
-    asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
-                 "f"(v.w), "l"(keeping)
-                 : "memory");
+    store_kept((uint4 *)p,
+               make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)),
+               keeping);
 }
 static __device__ __forceinline__ void store_kept(uint2 *p, uint2 v, uint64_t keeping) {
     asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"(p), "r"(v.x), "r"(v.y), "l"(keeping)

@@ -910,16 +910,6 @@ static void plan_place(struct plan *p, char *block, size_t element) {
     for (int i = 0; i < p->n_layers; i++) place_map(p, &p->layers[i].map, block, element);
 }
 
-static size_t map_extent(const struct map *m, int batch, size_t element) {
-    return (size_t)batch * (size_t)m->h * (size_t)m->w * (size_t)m->stride * (m->wide ? sizeof(float) : element);
-}
-
-static int share_memory(const struct map *a, const struct map *b, int batch, size_t element) {
-    const uintptr_t at_a = (uintptr_t)a->at, at_b = (uintptr_t)b->at;
-    return at_a != 0 && at_b != 0 && at_a < at_b + map_extent(b, batch, element) &&
-           at_b < at_a + map_extent(a, batch, element);
-}
-
 /* Is m's memory touched again, from operation `from` on, before more than `cache` bytes of maps are? Behind the last
  * operation comes the first: of the next batch. */
 static int touched_soon(const struct program *p, int from, const struct map *m, int batch, const struct device *d) {
@@ -928,7 +918,7 @@ static int touched_soon(const struct program *p, int from, const struct map *m, 
     for (int k = 0; k < p->n_ops && bytes <= d->cache; k++) {
         const int n = op_maps(&p->ops[(from + k) % p->n_ops], maps);
         for (int i = 0; i < n; i++) {
-            if (share_memory(m, maps[i], batch, d->element)) return 1;
+            if (maps_meet(m, maps[i], batch, d->element)) return 1;
             if (maps[i]->at != NULL) bytes += map_extent(maps[i], batch, d->element);
         }
     }

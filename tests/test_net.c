@@ -467,10 +467,6 @@ static void test_profile(struct device *d, const struct net_images *set) {
     net_free(net[1]);
 }
 
-static size_t bf16_bytes(const struct map *m, int n) {
-    return (size_t)n * (size_t)(m->h * m->w * m->stride) * (m->wide ? 4 : 2);
-}
-
 /* Does an operation only add to what the one before it, the i-th, made? */
 static int pairs(const struct program *p, int i) {
     const struct op *const op = &p->ops[i % p->n_ops];
@@ -507,7 +503,7 @@ static void test_once(void) {
             before[i + 1] = before[i];
             for (int q = op_maps(&p->ops[i % p->n_ops], maps) - 1; q >= 0; q--) {
                 if (maps[q]->at == NULL) continue;
-                const size_t bytes = bf16_bytes(maps[q], w.n);
+                const size_t bytes = map_extent(maps[q], w.n, 2);
                 before[i + 1] += (double)bytes;
                 if ((uintptr_t)maps[q]->at < base) base = (uintptr_t)maps[q]->at;
                 if ((uintptr_t)maps[q]->at + bytes > end) end = (uintptr_t)maps[q]->at + bytes;
@@ -522,7 +518,7 @@ static void test_once(void) {
                 for (int q = op_maps(&p->ops[of], maps) - 1; q >= 0; q--) {
                     const struct map *x = maps[q];
                     if (x->at == NULL) continue;
-                    const size_t bytes = bf16_bytes(x, w.n);
+                    const size_t bytes = map_extent(x, w.n, 2);
                     const size_t from = ((uintptr_t)x->at - base) / STEP,
                                  to = ((uintptr_t)x->at + bytes - 1 - base) / STEP;
                     int soonest = INT_MAX;
@@ -542,7 +538,7 @@ static void test_once(void) {
             const int n = op_maps(&p->ops[i % p->n_ops], maps);
             for (int q = 0; q < n; q++) {
                 if (maps[q]->at == NULL) continue;
-                const size_t bytes = bf16_bytes(maps[q], w.n);
+                const size_t bytes = map_extent(maps[q], w.n, 2);
                 const size_t from = ((uintptr_t)maps[q]->at - base) / STEP,
                              to = ((uintptr_t)maps[q]->at + bytes - 1 - base) / STEP;
                 for (size_t s = from; s <= to; s++) next[s] = i + 1;
