@@ -438,18 +438,18 @@ static void test_state(struct device *d, const struct net_images *set) {
 static void test_profile(struct device *d, const struct net_images *set) {
     struct net_config c = config_of(best);
     const struct net_options options = {.seed = 1, .fine = 10, .coarse = 2};
+    struct witness w[] = {witness_of(d), witness_of(d)}; /* the nets' devices: as long as they */
     struct net *net[2];
     struct error e = {0};
     c.conv_hiddn_units_mult = c.fc_units_1_mult = 0.05;
     for (int k = 0; k < 2; k++) {
-        struct witness w = witness_of(d);
         struct net_metrics m;
         double seconds[400];
         const uint32_t order[] = {3, 1, 4, 0};
-        CHECK(net_build(&net[k], &c, &options, &w.device, set, NULL, &e) == OK &&
+        CHECK(net_build(&net[k], &c, &options, &w[k].device, set, NULL, &e) == OK &&
                   net_train_step(net[k], order, 2, &m, &e) == OK,
               "%s", e.text);
-        const struct program *p = w.program;
+        const struct program *p = w[k].program;
         CHECK(p->n_ops <= 400 && (k == 0 ? d->run(d, p, 2, &e) : d->profile(d, p, 2, seconds, &e)) == OK &&
                   d->run(d, p, 2, &e) == OK,
               "%s", e.text);
