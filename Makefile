@@ -52,7 +52,7 @@ $(BUILD)/tests/bench: ALL_CFLAGS += -isystem $(dir $(NVCC))../include
 LDLIBS += -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt -lpthread -static-libgcc -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic
 endif
 
-CUDA_TEXT = layers.cu layers_kernels.cuh layers_window.cuh layers_instructions.cuh layers.h base.h philox.h
+CUDA_TEXT = layers.cu $(wildcard *.cuh) layers.h base.h philox.h
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 

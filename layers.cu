@@ -1,5 +1,5 @@
-/* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh and, for
- * most convolutions, layers_window.cuh; cuBLAS for the dense layers and nothing else.
+/* layers.cu - the CUDA device: the operations of layers.h as launches of the kernels in layers_kernels.cuh and its
+ * parts; cuBLAS for the dense layers and nothing else.
  *
  * A program (a step) is captured into a CUDA graph for each batch size when it comes the second time, and from then on
  * launched whole. What an operation needs besides its maps is one block of scratch, sized before by a dry run of the

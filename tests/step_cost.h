@@ -1,5 +1,5 @@
 /* step_cost.h - what the operations of a step must move and multiply, from their shapes, and what the kernels of
- * layers_kernels.cuh and layers_window.cuh do. For bench.c.
+ * layers_product.cuh and layers_window.cuh do. For bench.c.
  *
  * maps: bytes of each map that an operation touches, once. memory: of these, what goes to and from memory behind the
  * second-level cache (step_cache.h), and all of an optimiser's. fetch: what the blocks fetch

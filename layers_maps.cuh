@@ -1,0 +1,466 @@
+/* layers_maps.cuh - batch normalisation, and the passes over maps: normalise, activate, drop, pool, and their way back;
+ * part of layers_kernels.cuh, which includes it.
+ *
+ * What these move is all that they cost. So the sums of a normalisation are made where the map is made, a tile at a
+ * time (finish_tile), and only finished here; and a pass does all that is to be done to a pixel while it has it. */
+#ifndef LAYERS_MAPS_CUH
+#define LAYERS_MAPS_CUH
+
+/* ================================================ batch normalisation ============================================= */
+
+/* struct bn and its parameters as kernels see them. */
+struct normal {
+    int channels, links;
+    const float *gamma[2], *beta[2];
+    float *moving_mean[2], *moving_variance[2], *gamma_gradient[2], *beta_gradient[2];
+    float *mean, *variance, *scale, *shift, *sum_g, *sum_gx, *a, *b, *c;
+    float count; /* pixels of the batch */
+};
+
+/* OP_BN, of one channel. */
+static __device__ void bn_forward(const normal &bn, int c, int training) {
+    float mean = bn.mean[c], variance = bn.variance[c], scale = 1, shift = 0;
+#pragma unroll
+    for (int l = 0; l < 2; l++) {
+        if (l == bn.links) break;
+        const float gamma = bn.gamma[l][c], beta = bn.beta[l][c];
+        if (training) {
+            bn.moving_mean[l][c] = BN_MOMENTUM * bn.moving_mean[l][c] + (1 - BN_MOMENTUM) * mean;
+            bn.moving_variance[l][c] = BN_MOMENTUM * bn.moving_variance[l][c] + (1 - BN_MOMENTUM) * variance;
+        } else {
+            mean = bn.moving_mean[l][c];
+            variance = bn.moving_variance[l][c];
+        }
+        const float r = 1 / sqrtf(variance + BN_EPSILON);
+        scale = scale * gamma * r;
+        shift = gamma * r * (shift - mean) + beta;
+        mean = beta; /* of this link's output, over the batch */
+        variance = gamma * gamma * variance * r * r;
+    }
+    bn.scale[c] = scale;
+    bn.shift[c] = shift;
+}
+
+/* OP_BN_GRADIENT, of one channel. */
+static __device__ void bn_gradient(const normal &bn, int c) {
+    const float g1 = bn.gamma[0][c], r = 1 / sqrtf(bn.variance[c] + BN_EPSILON);
+    const float s0 = bn.sum_g[c], s1 = r * bn.sum_gx[c];
+    float by_x, a; /* dx = a g - by_x * xhat - a s0 / count */
+    if (bn.links == 1) {
+        bn.beta_gradient[0][c] = s0;
+        bn.gamma_gradient[0][c] = s1;
+        a = g1 * r;
+        by_x = a * s1 / bn.count;
+    } else {
+        const float v2 = g1 * g1 * bn.variance[c] * r * r, r2 = 1 / sqrtf(v2 + BN_EPSILON), g2 = bn.gamma[1][c];
+        const float dgamma1 = g2 * r2 * s1 * BN_EPSILON * r2 * r2;
+        bn.beta_gradient[1][c] = s0;
+        bn.gamma_gradient[1][c] = g1 * r2 * s1;
+        bn.beta_gradient[0][c] = 0;
+        bn.gamma_gradient[0][c] = dgamma1;
+        a = g1 * r * g2 * r2;
+        by_x = a * g1 * g1 * r2 * r2 * s1 / bn.count + g1 * r * dgamma1 / bn.count;
+    }
+    bn.a[c] = a;
+    bn.b[c] = -by_x * r;
+    bn.c[c] = by_x * r * bn.mean[c] - a * s0 / bn.count;
+}
+
+/* Eight channels to a block: thread t has channel t % 8 and every BN_LINES-th block's partial sums. So many threads
+ * because there are few blocks, and each would wait for one sum after the other. */
+enum { BN_THREADS = 1024, BN_LINES = BN_THREADS / 8, BN_SHARED = BN_THREADS / 4 * sizeof(double) };
+
+static __device__ double sum_lanes(double v, double *shared) {
+    const int t = (int)threadIdx.x;
+    v += shuffle_xor(v, 8);
+    v += shuffle_xor(v, 16);
+    barrier();
+    if (t % 32 < 8) shared[t / 32 * 8 + t % 32] = v;
+    barrier();
+    v = 0;
+#pragma unroll
+    for (int i = 0; i < BN_LINES / 16; i++) v += shared[i * 32 + t % 32]; /* every warp the same */
+    v += shuffle_xor(v, 8);
+    return v + shuffle_xor(v, 16);
+}
+
+/* Eight of a thread's sums, of the block b on: zeros past the last. All under way at once. */
+static __device__ __forceinline__ void load_lines(const float *from, size_t next, int b, int blocks, float v[8]) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = b + k * BN_LINES < blocks ? from[(size_t)(b + k * BN_LINES) * next] : 0.0f;
+}
+
+enum { BN_ONLY_SUMS, BN_TRAINING, BN_JUDGING, BN_BACK };
+
+/* Mean and variance from the partials of blocks of `each` rows (Chan, Golub, LeVeque 1979), then OP_BN.
+ * partials NULL: they are there already. */
+static __global__ void __launch_bounds__(BN_THREADS)
+    bn_statistics(const float *partials, int blocks, int each, int rows, normal bn, int then) {
+    after_previous();
+    double *const shared = (double *)shared_memory();
+    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8, first = (int)threadIdx.x / 8;
+    if (partials != NULL) {
+        const float *const sum = partials + c;
+        const size_t next = 2 * (size_t)bn.channels;
+        const int last = rows - (blocks - 1) * each; /* rows of the last block */
+        const double by_each = 1.0 / each, by_last = 1.0 / last;
+        double total = 0, around = 0;
+        float v[8], squares[8];
+        for (int b = first; b < blocks; b += 8 * BN_LINES) {
+            load_lines(sum, next, b, blocks, v);
+#pragma unroll
+            for (int k = 0; k < 8; k++) total += (double)v[k];
+        }
+        const double mean = sum_lanes(total, shared) / rows;
+        for (int b = first; b < blocks; b += 8 * BN_LINES) {
+            load_lines(sum, next, b, blocks, v);
+            load_lines(sum + bn.channels, next, b, blocks, squares);
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const int at = b + k * BN_LINES, full = at < blocks - 1;
+                const double n = at < blocks ? full ? each : last : 0,
+                             d = (double)v[k] * (full ? by_each : by_last) - mean;
+                around += (double)squares[k] + n * d * d;
+            }
+        }
+        around = sum_lanes(around, shared);
+        if (threadIdx.x < 8) {
+            bn.mean[c] = (float)mean;
+            bn.variance[c] = (float)(around / rows);
+        }
+    }
+    if (threadIdx.x < 8 && then != BN_ONLY_SUMS) bn_forward(bn, c, then == BN_TRAINING);
+}
+
+/* sum_g and sum_gx from partials, then OP_BN_GRADIENT. */
+static __global__ void __launch_bounds__(BN_THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
+    after_previous();
+    double *const shared = (double *)shared_memory();
+    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
+    if (partials != NULL) {
+        const size_t next = 2 * (size_t)bn.channels;
+        double sum_g = 0, sum_gx = 0;
+        for (int b = (int)threadIdx.x / 8; b < blocks; b += 8 * BN_LINES) {
+            float g[8], gx[8];
+            load_lines(partials + c, next, b, blocks, g);
+            load_lines(partials + c + bn.channels, next, b, blocks, gx);
+#pragma unroll
+            for (int k = 0; k < 8; k++) sum_g += (double)g[k], sum_gx += (double)gx[k];
+        }
+        sum_g = sum_lanes(sum_g, shared);
+        sum_gx = sum_lanes(sum_gx, shared);
+        if (threadIdx.x < 8) {
+            bn.sum_g[c] = (float)sum_g;
+            bn.sum_gx[c] = (float)sum_gx;
+        }
+    }
+    if (threadIdx.x < 8 && then == BN_BACK) bn_gradient(bn, c);
+}
+
+/* ======================================= passes over a map: pooling and the rest ================================== */
+
+/* How a pass lies on a block: `width` groups of eight channels by `lines` pixels (or cells), `repeat` times. */
+struct sheet {
+    int width, lines, repeat, groups;
+};
+enum { PASS_AHEAD = 4 }; /* repeat of the passes that do not pool */
+
+static struct sheet sheet_of(int channels, int repeat) {
+    struct sheet s;
+    s.groups = channels / 8;
+    const int columns = (s.groups + 31) / 32;
+    s.width = (s.groups + columns - 1) / columns;
+    s.lines = THREADS / s.width;
+    s.repeat = repeat;
+    return s;
+}
+static int sheet_blocks(const struct sheet *s, int cells) {
+    return (cells + s->lines * s->repeat - 1) / (s->lines * s->repeat);
+}
+
+template <typename T>
+struct apply_of {
+    struct sheet sheet;
+    view<T> in, out, dropped;
+    int h, w, out_h, out_w, pixels; /* of the input; of the output; of all outputs */
+    const float *scale, *shift;
+    int pad, drop_first, back; /* back: for block_of */
+    struct drop drop;
+    const struct step *step;
+};
+
+static __device__ __forceinline__ void normalise8(const float *scale, const float *shift, float v[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = scale[i] * v[i] + shift[i];
+}
+
+template <typename T, int POOL>
+static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
+    after_previous();
+    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width;
+    if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
+    const int c = group * 8;
+    float scale[8], shift[8];
+    if (p.scale != NULL) {
+        load8(p.scale + c, scale);
+        load8(p.shift + c, shift);
+    }
+    /* Without a pool, the pixels that a thread has are fetched before the first is stored (see struct beside). */
+    enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
+    const int first = block_of(p.back) * AHEAD * p.sheet.lines + t / p.sheet.width;
+    eight<T> in[AHEAD];
+    if (POOL == POOL_NONE) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int to = first + i * p.sheet.lines;
+            if (to < p.pixels) fetch8(p.in, (size_t)to, c, &in[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        const int to = first + i * p.sheet.lines;
+        if (to >= p.pixels) return;
+        float v[8];
+        if (POOL == POOL_NONE) {
+            widen8(in[i], v);
+            if (p.scale != NULL) normalise8(scale, shift, v);
+        } else {
+            enum { K = POOL == POOL_MAX3 ? 3 : 2 };
+            const int x0 = to % p.out_w * 2 - p.pad, y0 = to / p.out_w % p.out_h * 2 - p.pad;
+            const size_t image = (size_t)(to / (p.out_w * p.out_h)) * (size_t)p.h;
+            eight<T> window[K * K];
+            int inside[K * K], begin = 1;
+#pragma unroll
+            for (int k = 0; k < K * K; k++) {
+                const int y = y0 + k / K, x = x0 + k % K;
+                inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+                if (inside[k]) fetch8(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < K * K; k++) {
+                if (!inside[k]) continue;
+                float u[8];
+                widen8(window[k], u);
+                if (p.scale != NULL) normalise8(scale, shift, u);
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    if (POOL == POOL_AVG2) {
+                        v[j] = begin ? u[j] : v[j] + u[j];
+                    } else {
+                        v[j] = begin || u[j] > v[j] ? u[j] : v[j];
+                    }
+                }
+                begin = 0;
+            }
+            if (POOL == POOL_AVG2) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) v[j] *= 0.25f;
+            }
+        }
+        float d[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) d[j] = v[j];
+        if (p.out.at != NULL) store8(p.out, (size_t)to, c, v);
+        if (p.dropped.at != NULL) {
+            const size_t e = (size_t)to * (size_t)p.dropped.stride + (size_t)(p.drop_first + c);
+            if (p.drop.threshold > 0) drop8(p.drop, p.step, e, d);
+            store8(p.dropped, (size_t)to, c, d);
+        }
+    }
+}
+
+/* The way back through OP_APPLY. A cell is what one thread routes at a time: a window of 2 x 2 pixels, or one pixel. */
+template <typename T>
+struct back_of {
+    struct sheet sheet;
+    view<T> x, g, gradient, branch, branch_y; /* g: the gradient that arrives */
+    int h, w, g_h, g_w, cell_h, cell_w, cells;
+    const float *scale, *shift, *mean, *a, *b, *c;
+    int pad, act, branch_act, back; /* back: for block_of */
+    float *partials;                /* [blocks][2][channels] */
+};
+
+template <int POOL>
+struct cell {
+    enum { SIDE = POOL == POOL_MAX2 || POOL == POOL_AVG2 ? 2 : 1, PIXELS = SIDE * SIDE };
+    float x[PIXELS][8], g[PIXELS][8];
+    size_t at[PIXELS];
+    int inside[PIXELS];
+};
+
+/* Fills a cell; scale and shift: eight channels' (NULL: no normalisation). */
+template <typename T, int POOL>
+static __device__ __forceinline__ void route(const back_of<T> &p, int index, int c, int normalised,
+                                             const float scale[8], const float shift[8], cell<POOL> &cell) {
+    enum { SIDE = ::cell<POOL>::SIDE, PIXELS = ::cell<POOL>::PIXELS };
+    const int cx = index % p.cell_w, cy = index / p.cell_w % p.cell_h, image = index / (p.cell_w * p.cell_h);
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
+        const int y = cy * SIDE + i / SIDE, x = cx * SIDE + i % SIDE;
+        cell.inside[i] = y < p.h && x < p.w;
+        cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+#pragma unroll
+        for (int j = 0; j < 8; j++) cell.x[i][j] = cell.g[i][j] = 0;
+        if (cell.inside[i]) load8(p.x, cell.at[i], c, cell.x[i]);
+    }
+    if (POOL == POOL_NONE) {
+        load8(p.g, cell.at[0], c, cell.g[0]);
+    } else if (POOL != POOL_MAX3) {
+        if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
+        float g[8];
+        load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c, g);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float best = 0;
+            int where = 0;
+#pragma unroll
+            for (int i = 0; i < PIXELS; i++) {
+                const float v = normalised ? scale[j] * cell.x[i][j] + shift[j] : cell.x[i][j];
+                if (i == 0 || v > best) best = v, where = i;
+            }
+#pragma unroll
+            for (int i = 0; i < PIXELS; i++) cell.g[i][j] = POOL == POOL_AVG2 ? 0.25f * g[j] : where == i ? g[j] : 0.0f;
+        }
+    } else {
+        for (int oy = (cy + p.pad - 1) / 2; oy <= (cy + p.pad) / 2 && oy < p.g_h; oy++) {
+            for (int ox = (cx + p.pad - 1) / 2; ox <= (cx + p.pad) / 2 && ox < p.g_w; ox++) {
+                float g[8], best[8];
+                eight<T> window[9];
+                int inside[9], here[8] = {}, begin = 1; /* here: the largest so far is this cell's pixel */
+#pragma unroll
+                for (int k = 0; k < 9; k++) {
+                    const int y = 2 * oy - p.pad + k / 3, x = 2 * ox - p.pad + k % 3;
+                    inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+                    if (inside[k])
+                        fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
+                }
+                load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
+#pragma unroll
+                for (int k = 0; k < 9; k++) {
+                    if (!inside[k]) continue;
+                    const int mine = 2 * oy - p.pad + k / 3 == cy && 2 * ox - p.pad + k % 3 == cx;
+                    float v[8];
+                    widen8(window[k], v);
+                    if (normalised) normalise8(scale, shift, v);
+#pragma unroll
+                    for (int j = 0; j < 8; j++) {
+                        if (begin || v[j] > best[j]) best[j] = v[j], here[j] = mine;
+                    }
+                    begin = 0;
+                }
+#pragma unroll
+                for (int j = 0; j < 8; j++) cell.g[0][j] += here[j] ? g[j] : 0.0f;
+            }
+        }
+    }
+}
+
+template <typename T, int POOL>
+static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
+    after_previous();
+    float *const shared = (float *)shared_memory(); /* [lines][width * 8], twice */
+    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
+    const int line = t / p.sheet.width, columns = p.sheet.width * 8, works = line < p.sheet.lines;
+    const int block = block_of(p.back);
+    float sum_g[8] = {}, sum_gx[8] = {}, scale[8], shift[8], mean[8];
+    if (works && group < p.sheet.groups) {
+        load8(p.scale + c, scale);
+        load8(p.shift + c, shift);
+        load8(p.mean + c, mean);
+        for (int i = 0; i < p.sheet.repeat; i++) {
+            const int index = (block * p.sheet.repeat + i) * p.sheet.lines + line;
+            if (index >= p.cells) break;
+            cell<POOL> cell;
+            route<T, POOL>(p, index, c, 1, scale, shift, cell);
+#pragma unroll
+            for (int k = 0; k < ::cell<POOL>::PIXELS; k++) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    sum_g[j] += cell.g[k][j];
+                    sum_gx[j] += cell.g[k][j] * (cell.x[k][j] - mean[j]);
+                }
+            }
+        }
+    }
+    if (works) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            shared[line * columns + t % p.sheet.width * 8 + j] = sum_g[j];
+            shared[(p.sheet.lines + line) * columns + t % p.sheet.width * 8 + j] = sum_gx[j];
+        }
+    }
+    barrier();
+    const int channel = (int)blockIdx.y * columns + t;
+    if (t >= columns || channel >= p.sheet.groups * 8) return;
+    float *const to = p.partials + (size_t)block * 2 * (size_t)p.sheet.groups * 8;
+    float g = 0, gx = 0;
+    for (int i = 0; i < p.sheet.lines; i++) {
+        g += shared[i * columns + t];
+        gx += shared[(p.sheet.lines + i) * columns + t];
+    }
+    to[channel] = g;
+    to[p.sheet.groups * 8 + channel] = gx;
+}
+
+template <typename T, int POOL>
+static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
+    after_previous();
+    const int t = (int)threadIdx.x, group = (int)blockIdx.y * p.sheet.width + t % p.sheet.width, c = group * 8;
+    if (t >= p.sheet.width * p.sheet.lines || group >= p.sheet.groups) return;
+    float scale[8], shift[8], a[8], b[8], k[8];
+    if (p.a != NULL) {
+        load8(p.scale + c, scale);
+        load8(p.shift + c, shift);
+        load8(p.a + c, a);
+        load8(p.b + c, b);
+        load8(p.c + c, k);
+    }
+    /* As in apply. */
+    enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
+    const int first = block_of(p.back) * AHEAD * p.sheet.lines + t / p.sheet.width;
+    eight<T> x[AHEAD], g[AHEAD], above[AHEAD];
+    if (POOL == POOL_NONE) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const size_t at = (size_t)(first + i * p.sheet.lines);
+            if (at >= (size_t)p.cells) continue;
+            fetch8(p.x, at, c, &x[i]);
+            fetch8(p.g, at, c, &g[i]);
+            if (p.branch_act != ACT_LINEAR) fetch8(p.branch_y, at, c, &above[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        const int index = first + i * p.sheet.lines;
+        if (index >= p.cells) return;
+        cell<POOL> cell;
+        if (POOL == POOL_NONE) {
+            cell.at[0] = (size_t)index;
+            cell.inside[0] = 1;
+            widen8(x[i], cell.x[0]);
+            widen8(g[i], cell.g[0]);
+        } else {
+            route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
+        }
+#pragma unroll
+        for (int q = 0; q < ::cell<POOL>::PIXELS; q++) {
+            if (!cell.inside[q]) continue;
+            float v[8], branch[8], y[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = p.a != NULL ? a[j] * cell.g[q][j] + b[j] * cell.x[q][j] + k[j] : cell.g[q][j];
+            activate_back8(p.act, v, cell.x[q], 1);
+#pragma unroll
+            for (int j = 0; j < 8; j++) branch[j] = v[j];
+            store8(p.gradient, cell.at[q], c, v);
+            if (p.branch.at == NULL) continue;
+            if (p.branch_act != ACT_LINEAR) {
+                if (POOL != POOL_NONE) fetch8(p.branch_y, cell.at[q], c, &above[i]);
+                widen8(above[i], y);
+                activate_back8(p.branch_act, branch, y, 1);
+            }
+            store8(p.branch, cell.at[q], c, branch);
+        }
+    }
+}
+#endif
