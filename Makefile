@@ -56,7 +56,7 @@ CUDA_TEXT = layers.cu $(wildcard *.cuh) layers.h base.h philox.h
 
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
-# The CUDA device's text also runs without a GPU, as C++ under sanitizers (tests/cuda_host.h), against the CPU device.
+# The CUDA device's text also runs without a GPU, as C++ (tests/cuda_host.h), against the CPU device.
 CXX ?= c++
 HOST_CUDA ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 ifeq ($(HOST_CUDA),1)
@@ -93,9 +93,9 @@ $(BUILD)/tests/%: tests/%.c $(OBJECTS) | $(BUILD)
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. $(LDFLAGS) -MMD -o $@ $< $(OBJECTS) $(LDLIBS)
 
-HOST_SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+HOST_OPT = -O1 -g
 $(BUILD)/layers_cuda_host.o: $(CUDA_TEXT) tests/cuda_host.h | $(BUILD)
-	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_SANITIZE) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
+	$(CXX) -x c++ -std=gnu++17 -DCUDA_HOST $(HOST_OPT) -Wall -Wextra -Wno-unknown-pragmas -c -o $@ $<
 CUDA_TESTED = $(filter-out $(BUILD)/layers_cuda.o,$(OBJECTS))
 $(BUILD)/tests/test_cuda: tests/test_cuda.c $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
 $(BUILD)/tests/test_cuda_layers: tests/test_layers.c tests/layers_reference.h tests/layers_differences.h $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o
@@ -103,11 +103,11 @@ $(BUILD)/tests/occupancy: tests/occupancy.c tests/witness.h $(CUDA_TESTED) $(BUI
 $(BUILD)/tests/test_cuda $(BUILD)/tests/test_cuda_layers $(BUILD)/tests/occupancy:
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -c -o $@.o $<
-	$(CXX) $(HOST_SANITIZE) -pthread -o $@ $@.o $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o -lm
+	$(CXX) $(HOST_OPT) -pthread -o $@ $@.o $(CUDA_TESTED) $(BUILD)/layers_cuda_host.o -lm
 
 $(BUILD)/tests/test_cuda_host: tests/test_cuda_host.cc tests/cuda_host.h
 	@mkdir -p $(BUILD)/tests
-	$(CXX) -std=gnu++17 $(HOST_SANITIZE) -Wall -Wextra -Wno-unused-function -pthread -o $@ $<
+	$(CXX) -std=gnu++17 $(HOST_OPT) -Wall -Wextra -Wno-unused-function -pthread -o $@ $<
 
 # The same on a GPU, in memory that host and device both reach; and longer.
 $(BUILD)/layers_cuda_managed.o: $(CUDA_TEXT) | $(BUILD)
@@ -159,8 +159,10 @@ account: $(BUILD)/tests/bench
 cifar100:
 	@sh tests/cifar100
 
+# The tests again, the CUDA device's text among them, under AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan:
-	$(MAKE) BUILD=build/asan BIN=build/asan/parzen HOST_CUDA=0 OPT="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test
+	$(MAKE) BUILD=build/asan BIN=build/asan/parzen OPT="$(SANITIZE)" HOST_OPT="$(SANITIZE)" test
 
 valgrind: $(BIN) $(TESTS:%=$(BUILD)/tests/%)
 	@BUILD=$(BUILD) BIN=./$(BIN) sh tests/valgrind

@@ -265,8 +265,9 @@ static void from_bf16(int n, struct map *maps[], float *at[], int count) {
         if (at[i] == NULL) continue;
         const uint16_t *from = maps[i]->at;
         for (size_t x = 0; x < floats_of(maps[i], n); x++) {
+            if (x % (size_t)maps[i]->stride >= (size_t)map_stored(maps[i])) continue; /* a neighbour's, or the end */
             const uint32_t bits = (uint32_t)from[x] << 16;
-            if ((int)(x % (size_t)maps[i]->stride) < map_stored(maps[i])) memcpy(&at[i][x], &bits, sizeof bits);
+            memcpy(&at[i][x], &bits, sizeof bits);
         }
     }
     for (int i = 0; i < count; i++) {
