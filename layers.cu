@@ -219,13 +219,13 @@ static const struct op *taken_along(struct run *r, enum op_kind kind, const stru
 
 static void go_statistics(struct run *r, const float *partials, int blocks, int each, int rows, const struct bn *bn,
                           int then) {
-    GO_WITH(r, bn_statistics, dim3((unsigned)bn->channels / 8), BN_THREADS, BN_SHARED, partials, blocks, each, rows,
+    GO_WITH(r, bn_statistics, dim3((unsigned)bn->channels / BN_CHANNELS), BN_THREADS, BN_SHARED, partials, blocks, each, rows,
             normal_of(r, bn, (float)rows), then);
 }
 
 /* Sums of the gradient of an h x w map, and OP_BN_GRADIENT where it follows at once. */
 static void go_sums(struct run *r, const float *partials, int blocks, int h, int w, const struct bn *bn, int then) {
-    GO_WITH(r, bn_sums, dim3((unsigned)bn->channels / 8), BN_THREADS, BN_SHARED, partials, blocks,
+    GO_WITH(r, bn_sums, dim3((unsigned)bn->channels / BN_CHANNELS), BN_THREADS, BN_SHARED, partials, blocks,
             normal_of(r, bn, (float)r->n * (float)h * (float)w), then);
 }
 
@@ -710,6 +710,14 @@ static void dense_weight(struct run *r, const struct op_conv_weight *o) {
            r->n, columns, bias);
 }
 
+static void go_reduce(struct run *r, const float *partials, int parts, size_t size, size_t weights, int columns,
+                      float *weight, float *bias) {
+    /* Not early: its blocks would wait in the places of the chain's. */
+    if (r->lane == BESIDE) r->waits[BESIDE] = 1;
+    GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED, partials, parts, size, weights,
+       columns, weight, bias);
+}
+
 template <typename T>
 static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     const struct map *g = &o->out_gradient;
@@ -726,8 +734,7 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     struct window_weight_of window;
     const int parts = window_weights<T>(r, o, &window);
     if (parts > 0) {
-        GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED,
-           (const float *)window.partials, parts, size, weights, p.columns, weight, bias);
+        go_reduce(r, window.partials, parts, size, weights, p.columns, weight, bias);
         return;
     }
     p.source_h = o->in.h, p.source_w = o->in.w;
@@ -747,8 +754,7 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     splits = blocks_of((size_t)p.pixels, (size_t)p.each);
     p.partials = (float *)scratch(r, (size_t)splits * size * sizeof(float));
     go_weights(r, p, bn, tiles, splits);
-    GO(r, weight_reduce, dim3((unsigned)blocks_of(size, REDUCE_EACH)), REDUCE_SHARED, (const float *)p.partials, splits,
-       size, weights, p.columns, weight, bias);
+    go_reduce(r, p.partials, splits, size, weights, p.columns, weight, bias);
 }
 
 /* A dense layer's is cuBLAS's, which has one stream. */
@@ -803,27 +809,27 @@ static void apply_forward(struct run *r, const struct op_apply *o) {
 template <typename T>
 static back_of<T> back(struct run *r, const struct map *x, const struct map *g, const struct bn *bn, enum pool pool,
                        int pad, int repeat) {
-    const int side = pool == POOL_MAX2 || pool == POOL_AVG2 ? 2 : 1;
     back_of<T> p;
     memset(&p, 0, sizeof p);
     p.sheet = sheet_of(stored_of(x), repeat);
     p.x = view_of<T>(x);
     p.g = view_of<T>(g);
     p.h = x->h, p.w = x->w, p.g_h = g->h, p.g_w = g->w;
-    p.cell_h = (x->h + side - 1) / side, p.cell_w = (x->w + side - 1) / side;
+    p.pad = pool == POOL_MAX3 ? pad : 0;
+    p.cell_h = pool == POOL_NONE ? x->h : (x->h + p.pad + 1) / 2;
+    p.cell_w = pool == POOL_NONE ? x->w : (x->w + p.pad + 1) / 2;
     p.cells = r->n * p.cell_h * p.cell_w;
     if (bn != NULL) {
         p.scale = bn->scale, p.shift = bn->shift, p.mean = bn->mean;
         p.a = bn->a, p.b = bn->b, p.c = bn->c;
     }
-    p.pad = pool == POOL_MAX3 ? pad : 0;
     p.back = turned(r);
     return p;
 }
 
 template <typename T>
 static void sums_back(struct run *r, const struct op_sums *o) {
-    back_of<T> p = back<T>(r, &o->x, &o->out_gradient, o->bn, o->pool, o->pad, 16);
+    back_of<T> p = back<T>(r, &o->x, &o->out_gradient, o->bn, o->pool, o->pad, PASS_AHEAD);
     const int blocks = sheet_blocks(&p.sheet, p.cells);
     p.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)stored_of(&o->x) * sizeof(float));
     WITH_POOL(o->pool, r, sums, T, sheet_grid(&p.sheet, p.cells),

@@ -17,19 +17,35 @@ struct normal {
     float count; /* pixels of the batch */
 };
 
-/* OP_BN, of one channel. */
-static __device__ void bn_forward(const normal &bn, int c, int training) {
-    float mean = bn.mean[c], variance = bn.variance[c], scale = 1, shift = 0;
+/* A channel's parameters. They are read before the sums are, so that nobody waits for them behind these. */
+struct normal_channel {
+    float gamma[2], beta[2], moving_mean[2], moving_variance[2], mean, variance;
+};
+static __device__ __forceinline__ normal_channel channel_of(const normal &bn, int c) {
+    normal_channel of;
 #pragma unroll
     for (int l = 0; l < 2; l++) {
         if (l == bn.links) break;
-        const float gamma = bn.gamma[l][c], beta = bn.beta[l][c];
+        of.gamma[l] = bn.gamma[l][c], of.beta[l] = bn.beta[l][c];
+        of.moving_mean[l] = bn.moving_mean[l][c], of.moving_variance[l] = bn.moving_variance[l][c];
+    }
+    of.mean = bn.mean[c], of.variance = bn.variance[c];
+    return of;
+}
+
+/* OP_BN, of one channel. */
+static __device__ void bn_forward(const normal &bn, int c, const normal_channel &of, int training) {
+    float mean = of.mean, variance = of.variance, scale = 1, shift = 0;
+#pragma unroll
+    for (int l = 0; l < 2; l++) {
+        if (l == bn.links) break;
+        const float gamma = of.gamma[l], beta = of.beta[l];
         if (training) {
-            bn.moving_mean[l][c] = BN_MOMENTUM * bn.moving_mean[l][c] + (1 - BN_MOMENTUM) * mean;
-            bn.moving_variance[l][c] = BN_MOMENTUM * bn.moving_variance[l][c] + (1 - BN_MOMENTUM) * variance;
+            bn.moving_mean[l][c] = BN_MOMENTUM * of.moving_mean[l] + (1 - BN_MOMENTUM) * mean;
+            bn.moving_variance[l][c] = BN_MOMENTUM * of.moving_variance[l] + (1 - BN_MOMENTUM) * variance;
         } else {
-            mean = bn.moving_mean[l][c];
-            variance = bn.moving_variance[l][c];
+            mean = of.moving_mean[l];
+            variance = of.moving_variance[l];
         }
         const float r = 1 / sqrtf(variance + BN_EPSILON);
         scale = scale * gamma * r;
@@ -42,9 +58,9 @@ static __device__ void bn_forward(const normal &bn, int c, int training) {
 }
 
 /* OP_BN_GRADIENT, of one channel. */
-static __device__ void bn_gradient(const normal &bn, int c) {
-    const float g1 = bn.gamma[0][c], r = 1 / sqrtf(bn.variance[c] + BN_EPSILON);
-    const float s0 = bn.sum_g[c], s1 = r * bn.sum_gx[c];
+static __device__ void bn_gradient(const normal &bn, int c, const normal_channel &of, float s0, float sum_gx) {
+    const float g1 = of.gamma[0], r = 1 / sqrtf(of.variance + BN_EPSILON);
+    const float s1 = r * sum_gx;
     float by_x, a; /* dx = a g - by_x * xhat - a s0 / count */
     if (bn.links == 1) {
         bn.beta_gradient[0][c] = s0;
@@ -52,7 +68,7 @@ static __device__ void bn_gradient(const normal &bn, int c) {
         a = g1 * r;
         by_x = a * s1 / bn.count;
     } else {
-        const float v2 = g1 * g1 * bn.variance[c] * r * r, r2 = 1 / sqrtf(v2 + BN_EPSILON), g2 = bn.gamma[1][c];
+        const float v2 = g1 * g1 * of.variance * r * r, r2 = 1 / sqrtf(v2 + BN_EPSILON), g2 = of.gamma[1];
         const float dgamma1 = g2 * r2 * s1 * BN_EPSILON * r2 * r2;
         bn.beta_gradient[1][c] = s0;
         bn.gamma_gradient[1][c] = g1 * r2 * s1;
@@ -63,25 +79,28 @@ static __device__ void bn_gradient(const normal &bn, int c) {
     }
     bn.a[c] = a;
     bn.b[c] = -by_x * r;
-    bn.c[c] = by_x * r * bn.mean[c] - a * s0 / bn.count;
+    bn.c[c] = by_x * r * of.mean - a * s0 / bn.count;
 }
 
-/* Eight channels to a block: thread t has channel t % 8 and every BN_LINES-th block's partial sums. So many threads
- * because there are few blocks, and each would wait for one sum after the other. */
-enum { BN_THREADS = 1024, BN_LINES = BN_THREADS / 8, BN_SHARED = BN_THREADS / 4 * sizeof(double) };
+/* Four channels to a block: thread t has channel t % 4 and every BN_LINES-th block's partial sums. So many threads
+ * because there are few blocks, and each would wait for one sum after the other; no more, so that half a
+ * multiprocessor's registers are enough, where a weight gradient may have the other half. */
+enum { BN_CHANNELS = 4, BN_THREADS = 512, BN_LINES = BN_THREADS / BN_CHANNELS };
+enum { BN_SHARED = BN_THREADS / 32 * BN_CHANNELS * sizeof(double) };
 
 static __device__ double sum_lanes(double v, double *shared) {
     const int t = (int)threadIdx.x;
-    v += shuffle_xor(v, 8);
-    v += shuffle_xor(v, 16);
+#pragma unroll
+    for (int apart = BN_CHANNELS; apart < 32; apart *= 2) v += shuffle_xor(v, apart);
     barrier();
-    if (t % 32 < 8) shared[t / 32 * 8 + t % 32] = v;
+    if (t % 32 < BN_CHANNELS) shared[t / 32 * BN_CHANNELS + t % 32] = v;
     barrier();
     v = 0;
 #pragma unroll
-    for (int i = 0; i < BN_LINES / 16; i++) v += shared[i * 32 + t % 32]; /* every warp the same */
-    v += shuffle_xor(v, 8);
-    return v + shuffle_xor(v, 16);
+    for (int i = 0; i < BN_THREADS / 32 * BN_CHANNELS / 32; i++) v += shared[i * 32 + t % 32]; /* every warp the same */
+#pragma unroll
+    for (int apart = BN_CHANNELS; apart < 32; apart *= 2) v += shuffle_xor(v, apart);
+    return v;
 }
 
 /* Eight of a thread's sums, of the block b on: zeros past the last. All under way at once. */
@@ -89,72 +108,77 @@ static __device__ __forceinline__ void load_lines(const float *from, size_t next
 #pragma unroll
     for (int k = 0; k < 8; k++) v[k] = b + k * BN_LINES < blocks ? from[(size_t)(b + k * BN_LINES) * next] : 0.0f;
 }
+static __device__ __forceinline__ float sum8(const float v[8]) {
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+}
 
 enum { BN_ONLY_SUMS, BN_TRAINING, BN_JUDGING, BN_BACK };
 
 /* Mean and variance from the partials of blocks of `each` rows (Chan, Golub, LeVeque 1979), then OP_BN.
- * partials NULL: they are there already. */
+ * partials NULL: they are there already. Doubles are for what adds up over many blocks; a block's own numbers are
+ * floats, and conversions are slow. */
 static __global__ void __launch_bounds__(BN_THREADS)
     bn_statistics(const float *partials, int blocks, int each, int rows, normal bn, int then) {
     after_previous();
     double *const shared = (double *)shared_memory();
-    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8, first = (int)threadIdx.x / 8;
+    const int t = (int)threadIdx.x, c = (int)blockIdx.x * BN_CHANNELS + t % BN_CHANNELS, first = t / BN_CHANNELS;
+    normal_channel of = {};
+    if (t < BN_CHANNELS && then != BN_ONLY_SUMS) of = channel_of(bn, c);
     if (partials != NULL) {
         const float *const sum = partials + c;
         const size_t next = 2 * (size_t)bn.channels;
         const int last = rows - (blocks - 1) * each; /* rows of the last block */
-        const double by_each = 1.0 / each, by_last = 1.0 / last;
+        const float by_each = 1.0f / (float)each, by_last = 1.0f / (float)last;
         double total = 0, around = 0;
         float v[8], squares[8];
         for (int b = first; b < blocks; b += 8 * BN_LINES) {
             load_lines(sum, next, b, blocks, v);
-#pragma unroll
-            for (int k = 0; k < 8; k++) total += (double)v[k];
+            total += (double)sum8(v);
         }
-        const double mean = sum_lanes(total, shared) / rows;
+        const float mean = (float)(sum_lanes(total, shared) / rows);
         for (int b = first; b < blocks; b += 8 * BN_LINES) {
             load_lines(sum, next, b, blocks, v);
             load_lines(sum + bn.channels, next, b, blocks, squares);
 #pragma unroll
             for (int k = 0; k < 8; k++) {
                 const int at = b + k * BN_LINES, full = at < blocks - 1;
-                const double n = at < blocks ? full ? each : last : 0,
-                             d = (double)v[k] * (full ? by_each : by_last) - mean;
-                around += (double)squares[k] + n * d * d;
+                const float n = (float)(at < blocks ? full ? each : last : 0),
+                            d = v[k] * (full ? by_each : by_last) - mean;
+                squares[k] += n * d * d;
             }
+            around += (double)sum8(squares);
         }
         around = sum_lanes(around, shared);
-        if (threadIdx.x < 8) {
-            bn.mean[c] = (float)mean;
-            bn.variance[c] = (float)(around / rows);
-        }
+        of.mean = mean, of.variance = (float)(around / rows);
+        if (t < BN_CHANNELS) bn.mean[c] = of.mean, bn.variance[c] = of.variance;
     }
-    if (threadIdx.x < 8 && then != BN_ONLY_SUMS) bn_forward(bn, c, then == BN_TRAINING);
+    if (t < BN_CHANNELS && then != BN_ONLY_SUMS) bn_forward(bn, c, of, then == BN_TRAINING);
 }
 
 /* sum_g and sum_gx from partials, then OP_BN_GRADIENT. */
 static __global__ void __launch_bounds__(BN_THREADS) bn_sums(const float *partials, int blocks, normal bn, int then) {
     after_previous();
     double *const shared = (double *)shared_memory();
-    const int c = (int)blockIdx.x * 8 + (int)threadIdx.x % 8;
+    const int t = (int)threadIdx.x, c = (int)blockIdx.x * BN_CHANNELS + t % BN_CHANNELS;
+    normal_channel of = {};
+    if (t < BN_CHANNELS && then == BN_BACK) of = channel_of(bn, c);
+    float sum_g = 0, sum_gx = 0;
     if (partials != NULL) {
         const size_t next = 2 * (size_t)bn.channels;
-        double sum_g = 0, sum_gx = 0;
-        for (int b = (int)threadIdx.x / 8; b < blocks; b += 8 * BN_LINES) {
+        double all_g = 0, all_gx = 0;
+        for (int b = t / BN_CHANNELS; b < blocks; b += 8 * BN_LINES) {
             float g[8], gx[8];
             load_lines(partials + c, next, b, blocks, g);
             load_lines(partials + c + bn.channels, next, b, blocks, gx);
-#pragma unroll
-            for (int k = 0; k < 8; k++) sum_g += (double)g[k], sum_gx += (double)gx[k];
+            all_g += (double)sum8(g), all_gx += (double)sum8(gx);
         }
-        sum_g = sum_lanes(sum_g, shared);
-        sum_gx = sum_lanes(sum_gx, shared);
-        if (threadIdx.x < 8) {
-            bn.sum_g[c] = (float)sum_g;
-            bn.sum_gx[c] = (float)sum_gx;
-        }
+        sum_g = (float)sum_lanes(all_g, shared);
+        sum_gx = (float)sum_lanes(all_gx, shared);
+        if (t < BN_CHANNELS) bn.sum_g[c] = sum_g, bn.sum_gx[c] = sum_gx;
+    } else if (t < BN_CHANNELS) {
+        sum_g = bn.sum_g[c], sum_gx = bn.sum_gx[c];
     }
-    if (threadIdx.x < 8 && then == BN_BACK) bn_gradient(bn, c);
+    if (t < BN_CHANNELS && then == BN_BACK) bn_gradient(bn, c, of, sum_g, sum_gx);
 }
 
 /* ======================================= passes over a map: pooling and the rest ================================== */
@@ -269,7 +293,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
     }
 }
 
-/* The way back through OP_APPLY. A cell is what one thread routes at a time: a window of 2 x 2 pixels, or one pixel. */
+/* The way back through OP_APPLY. A cell is what one thread routes at a time: 2 x 2 pixels, as windows begin, or one. */
 template <typename T>
 struct back_of {
     struct sheet sheet;
@@ -282,30 +306,89 @@ struct back_of {
 
 template <int POOL>
 struct cell {
-    enum { SIDE = POOL == POOL_MAX2 || POOL == POOL_AVG2 ? 2 : 1, PIXELS = SIDE * SIDE };
+    enum { SIDE = POOL == POOL_NONE ? 1 : 2, PIXELS = SIDE * SIDE };
     float x[PIXELS][8], g[PIXELS][8];
     size_t at[PIXELS];
     int inside[PIXELS];
 };
 
+/* Without a pool a cell is a pixel, which was fetched before. */
+template <typename T>
+static __device__ __forceinline__ void route_pixel(int index, const eight<T> &x, const eight<T> &g,
+                                                   cell<POOL_NONE> &cell) {
+    cell.at[0] = (size_t)index;
+    cell.inside[0] = 1;
+    widen8(x, cell.x[0]);
+    widen8(g, cell.g[0]);
+}
+
+/* A window of 3 x 3 pixels begins with its cell and reaches into the next ones: so a cell's pixels are in its own window
+ * and in those before it, above and left. Each window's largest pixel is found once for all of the cell. */
+template <typename T>
+static __device__ __forceinline__ void route_windows(const back_of<T> &p, int image, int cy, int cx, int c,
+                                                     int normalised, const float scale[8], const float shift[8],
+                                                     cell<POOL_MAX3> &cell) {
+#pragma unroll 1
+    for (int w = 0; w < 4; w++) {
+        const int oy = cy - 1 + w / 2, ox = cx - 1 + w % 2, y0 = 2 * oy - p.pad, x0 = 2 * ox - p.pad;
+        if ((unsigned)oy >= (unsigned)p.g_h || (unsigned)ox >= (unsigned)p.g_w) continue;
+        eight<T> window[9];
+        int inside[9];
+#pragma unroll
+        for (int k = 0; k < 9; k++) {
+            const int y = y0 + k / 3, x = x0 + k % 3;
+            inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+            if (inside[k])
+                fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
+        }
+        float g[8], best[8];
+        int where[8], begin = 1;
+        load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
+#pragma unroll
+        for (int k = 0; k < 9; k++) {
+            if (!inside[k]) continue;
+            float v[8];
+            widen8(window[k], v);
+            if (normalised) normalise8(scale, shift, v);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                if (begin || v[j] > best[j]) best[j] = v[j], where[j] = k;
+            }
+            begin = 0;
+        }
+        /* The cell's pixel i is the window's k-th, if it is one of its. */
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int y = i / 2 + 2 - w / 2 * 2, x = i % 2 + 2 - w % 2 * 2, k = y < 3 && x < 3 ? y * 3 + x : -1;
+#pragma unroll
+            for (int j = 0; j < 8; j++) cell.g[i][j] += where[j] == k ? g[j] : 0.0f;
+        }
+    }
+}
+
 /* Fills a cell; scale and shift: eight channels' (NULL: no normalisation). */
 template <typename T, int POOL>
 static __device__ __forceinline__ void route(const back_of<T> &p, int index, int c, int normalised,
                                              const float scale[8], const float shift[8], cell<POOL> &cell) {
-    enum { SIDE = ::cell<POOL>::SIDE, PIXELS = ::cell<POOL>::PIXELS };
+    enum { PIXELS = ::cell<POOL>::PIXELS };
     const int cx = index % p.cell_w, cy = index / p.cell_w % p.cell_h, image = index / (p.cell_w * p.cell_h);
+    eight<T> pixels[PIXELS];
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
-        const int y = cy * SIDE + i / SIDE, x = cx * SIDE + i % SIDE;
-        cell.inside[i] = y < p.h && x < p.w;
+        const int y = cy * 2 - p.pad + i / 2, x = cx * 2 - p.pad + i % 2;
+        cell.inside[i] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
         cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+        if (cell.inside[i]) fetch8(p.x, cell.at[i], c, &pixels[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
 #pragma unroll
         for (int j = 0; j < 8; j++) cell.x[i][j] = cell.g[i][j] = 0;
-        if (cell.inside[i]) load8(p.x, cell.at[i], c, cell.x[i]);
+        if (cell.inside[i]) widen8(pixels[i], cell.x[i]);
     }
-    if (POOL == POOL_NONE) {
-        load8(p.g, cell.at[0], c, cell.g[0]);
-    } else if (POOL != POOL_MAX3) {
+    if constexpr (POOL == POOL_MAX3) {
+        route_windows(p, image, cy, cx, c, normalised, scale, shift, cell);
+    } else {
         if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
         float g[8];
         load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c, g);
@@ -320,37 +403,6 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
             }
 #pragma unroll
             for (int i = 0; i < PIXELS; i++) cell.g[i][j] = POOL == POOL_AVG2 ? 0.25f * g[j] : where == i ? g[j] : 0.0f;
-        }
-    } else {
-        for (int oy = (cy + p.pad - 1) / 2; oy <= (cy + p.pad) / 2 && oy < p.g_h; oy++) {
-            for (int ox = (cx + p.pad - 1) / 2; ox <= (cx + p.pad) / 2 && ox < p.g_w; ox++) {
-                float g[8], best[8];
-                eight<T> window[9];
-                int inside[9], here[8] = {}, begin = 1; /* here: the largest so far is this cell's pixel */
-#pragma unroll
-                for (int k = 0; k < 9; k++) {
-                    const int y = 2 * oy - p.pad + k / 3, x = 2 * ox - p.pad + k % 3;
-                    inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-                    if (inside[k])
-                        fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
-                }
-                load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
-#pragma unroll
-                for (int k = 0; k < 9; k++) {
-                    if (!inside[k]) continue;
-                    const int mine = 2 * oy - p.pad + k / 3 == cy && 2 * ox - p.pad + k % 3 == cx;
-                    float v[8];
-                    widen8(window[k], v);
-                    if (normalised) normalise8(scale, shift, v);
-#pragma unroll
-                    for (int j = 0; j < 8; j++) {
-                        if (begin || v[j] > best[j]) best[j] = v[j], here[j] = mine;
-                    }
-                    begin = 0;
-                }
-#pragma unroll
-                for (int j = 0; j < 8; j++) cell.g[0][j] += here[j] ? g[j] : 0.0f;
-            }
         }
     }
 }
@@ -367,11 +419,27 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
         load8(p.scale + c, scale);
         load8(p.shift + c, shift);
         load8(p.mean + c, mean);
-        for (int i = 0; i < p.sheet.repeat; i++) {
-            const int index = (block * p.sheet.repeat + i) * p.sheet.lines + line;
+        const int first_cell = block * PASS_AHEAD * p.sheet.lines + line;
+        eight<T> x[PASS_AHEAD], g[PASS_AHEAD]; /* as in apply */
+        if (POOL == POOL_NONE) {
+#pragma unroll
+            for (int i = 0; i < PASS_AHEAD; i++) {
+                const int index = first_cell + i * p.sheet.lines;
+                if (index >= p.cells) continue;
+                fetch8(p.x, (size_t)index, c, &x[i]);
+                fetch8(p.g, (size_t)index, c, &g[i]);
+            }
+        }
+#pragma unroll(POOL == POOL_NONE ? PASS_AHEAD : 1)
+        for (int i = 0; i < PASS_AHEAD; i++) {
+            const int index = first_cell + i * p.sheet.lines;
             if (index >= p.cells) break;
             cell<POOL> cell;
-            route<T, POOL>(p, index, c, 1, scale, shift, cell);
+            if constexpr (POOL == POOL_NONE) {
+                route_pixel(index, x[i], g[i], cell);
+            } else {
+                route<T, POOL>(p, index, c, 1, scale, shift, cell);
+            }
 #pragma unroll
             for (int k = 0; k < ::cell<POOL>::PIXELS; k++) {
 #pragma unroll
@@ -434,11 +502,8 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
         const int index = first + i * p.sheet.lines;
         if (index >= p.cells) return;
         cell<POOL> cell;
-        if (POOL == POOL_NONE) {
-            cell.at[0] = (size_t)index;
-            cell.inside[0] = 1;
-            widen8(x[i], cell.x[0]);
-            widen8(g[i], cell.g[0]);
+        if constexpr (POOL == POOL_NONE) {
+            route_pixel(index, x[i], g[i], cell);
         } else {
             route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
         }
