@@ -219,8 +219,8 @@ static const struct op *taken_along(struct run *r, enum op_kind kind, const stru
 
 static void go_statistics(struct run *r, const float *partials, int blocks, int each, int rows, const struct bn *bn,
                           int then) {
-    GO_WITH(r, bn_statistics, dim3((unsigned)bn->channels / BN_CHANNELS), BN_THREADS, BN_SHARED, partials, blocks, each, rows,
-            normal_of(r, bn, (float)rows), then);
+    GO_WITH(r, bn_statistics, dim3((unsigned)bn->channels / BN_CHANNELS), BN_THREADS, BN_SHARED, partials, blocks, each,
+            rows, normal_of(r, bn, (float)rows), then);
 }
 
 /* Sums of the gradient of an h x w map, and OP_BN_GRADIENT where it follows at once. */
@@ -334,9 +334,10 @@ static ending<T> ending_forward(const struct run *r, const struct op_conv *o) {
     return end;
 }
 
-static void statistics_forward(struct run *r, const float *partials, int rows, const struct bn *bn) {
+/* The partials are of `each` rows. */
+static void statistics_forward(struct run *r, const float *partials, int each, int rows, const struct bn *bn) {
     const struct op *then = taken_along(r, OP_BN, bn);
-    go_statistics(r, partials, blocks_of((size_t)rows, BM), BM, rows, bn,
+    go_statistics(r, partials, blocks_of((size_t)rows, (size_t)each), each, rows, bn,
                   then == NULL        ? BN_ONLY_SUMS
                   : then->bn.training ? BN_TRAINING
                                       : BN_JUDGING);
@@ -379,7 +380,7 @@ static int window_shape(struct window_of *p, int images, int h, int w, int rows)
     p->log_h = h % 16 == 0 && rows == WINDOW_ROWS ? 4 : 3;
     p->per = rows >> (p->log_w + p->log_h);
     p->tiles_x = w >> p->log_w, p->tiles_y = h >> p->log_h;
-    /* Blocks of statistics are BM pixels but the last: fewer may not stand in between. */
+    /* Statistics are of whole tiles but the last: fewer pixels may not stand in between. */
     return p->tiles_x * p->tiles_y == 1 || images % p->per == 0;
 }
 static int window_tiles(const struct window_of *p) {
@@ -464,14 +465,14 @@ static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
         default: f<24, 1>(__VA_ARGS__); break; \
     }
 
-/* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. *partials: of BM rows each,
- * where `bn` wants them. */
+/* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. Partials where `bn` wants
+ * them, of a tile each. */
 static int launch_window(struct run *r, struct window_of *p, int columns, const struct bn *bn, int data) {
     const int tiles = window_tiles(p), width = window_columns(columns, tiles, r->d->multiprocessors, r->d->wgmma);
     int fits = 0;
     p->columns = columns;
     p->tiles_n = blocks_of((size_t)columns, (size_t)width);
-    if (bn != NULL) p->end.partials = (float *)scratch(r, (size_t)tiles * 2 * 2 * (size_t)columns * sizeof(float));
+    if (bn != NULL) p->end.partials = (float *)scratch(r, (size_t)tiles * 2 * (size_t)columns * sizeof(float));
     if (r->d->wgmma) {
         WITH_WGMMA_COLUMNS(width, go_window_with, r, p, data, &fits)
     } else {
@@ -526,7 +527,7 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     }
     if (!launch_window(r, &p, columns, end->bn, 0)) return 0;
     if (second != NULL) r->next++;
-    if (end->bn != NULL) statistics_forward(r, p.end.partials, r->n * to->h * to->w, end->bn);
+    if (end->bn != NULL) statistics_forward(r, p.end.partials, WINDOW_ROWS, r->n * to->h * to->w, end->bn);
     return 1;
 }
 
@@ -569,7 +570,7 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     }
     if (!launch_window(r, &p, columns, end->bn, 1)) return 0;
     if (second != NULL) r->next++;
-    if (end->bn != NULL) sums_data(r, p.end.partials, blocks_of((size_t)r->n * (size_t)to->h * (size_t)to->w, BM), end);
+    if (end->bn != NULL) sums_data(r, p.end.partials, window_tiles(&p), end);
     return 1;
 }
 
@@ -600,7 +601,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
     p.back = turned(r);
     go_product(r, p, bn, 1, 0);
-    if (o->bn != NULL) statistics_forward(r, p.end.partials, rows, o->bn);
+    if (o->bn != NULL) statistics_forward(r, p.end.partials, BM, rows, o->bn);
 }
 
 template <typename T>

@@ -122,7 +122,7 @@ static view<T> view_of(const struct map *m) {
 }
 template <typename T>
 static __device__ __forceinline__ T *pixel(const view<T> &m, size_t p, int c) {
-    return m.at + p * (size_t)m.stride + c;
+    return m.at + ((uint64_t)(uint32_t)p * (uint32_t)m.stride + (uint32_t)c); /* pixels < 2^32: one multiplication */
 }
 /* Channels c .. c + 7 of pixel p. */
 template <typename T>

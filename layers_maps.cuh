@@ -322,8 +322,8 @@ static __device__ __forceinline__ void route_pixel(int index, const eight<T> &x,
     widen8(g, cell.g[0]);
 }
 
-/* A window of 3 x 3 pixels begins with its cell and reaches into the next ones: so a cell's pixels are in its own window
- * and in those before it, above and left. Each window's largest pixel is found once for all of the cell. */
+/* A window of 3 x 3 pixels begins with its cell and reaches into the next ones: so a cell's pixels are in its own
+ * window and in those before it, above and left. Each window's largest pixel is found once for all of the cell. */
 template <typename T>
 static __device__ __forceinline__ void route_windows(const back_of<T> &p, int image, int cy, int cx, int c,
                                                      int normalised, const float scale[8], const float shift[8],
@@ -332,29 +332,34 @@ static __device__ __forceinline__ void route_windows(const back_of<T> &p, int im
     for (int w = 0; w < 4; w++) {
         const int oy = cy - 1 + w / 2, ox = cx - 1 + w % 2, y0 = 2 * oy - p.pad, x0 = 2 * ox - p.pad;
         if ((unsigned)oy >= (unsigned)p.g_h || (unsigned)ox >= (unsigned)p.g_w) continue;
-        eight<T> window[9];
-        int inside[9];
-#pragma unroll
-        for (int k = 0; k < 9; k++) {
-            const int y = y0 + k / 3, x = x0 + k % 3;
-            inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-            if (inside[k])
-                fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
-        }
         float g[8], best[8];
         int where[8], begin = 1;
         load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
 #pragma unroll
-        for (int k = 0; k < 9; k++) {
-            if (!inside[k]) continue;
-            float v[8];
-            widen8(window[k], v);
-            if (normalised) normalise8(scale, shift, v);
+        for (int j = 0; j < 8; j++) best[j] = 0, where[j] = -1;
+#pragma unroll 1
+        for (int ky = 0; ky < 3; ky++) { /* not all nine at a time: registers */
+            eight<T> line[3];
+            const int y = y0 + ky;
+            if ((unsigned)y >= (unsigned)p.h) continue;
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                if (begin || v[j] > best[j]) best[j] = v[j], where[j] = k;
+            for (int kx = 0; kx < 3; kx++) {
+                if ((unsigned)(x0 + kx) < (unsigned)p.w)
+                    fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)(x0 + kx), c,
+                           &line[kx]);
             }
-            begin = 0;
+#pragma unroll
+            for (int kx = 0; kx < 3; kx++) {
+                if ((unsigned)(x0 + kx) >= (unsigned)p.w) continue;
+                float v[8];
+                widen8(line[kx], v);
+                if (normalised) normalise8(scale, shift, v);
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    if (begin || v[j] > best[j]) best[j] = v[j], where[j] = ky * 3 + kx;
+                }
+                begin = 0;
+            }
         }
         /* The cell's pixel i is the window's k-th, if it is one of its. */
 #pragma unroll
@@ -372,23 +377,27 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
                                              const float scale[8], const float shift[8], cell<POOL> &cell) {
     enum { PIXELS = ::cell<POOL>::PIXELS };
     const int cx = index % p.cell_w, cy = index / p.cell_w % p.cell_h, image = index / (p.cell_w * p.cell_h);
-    eight<T> pixels[PIXELS];
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
         const int y = cy * 2 - p.pad + i / 2, x = cx * 2 - p.pad + i % 2;
         cell.inside[i] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
         cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+#pragma unroll
+        for (int j = 0; j < 8; j++) cell.g[i][j] = 0;
+    }
+    if constexpr (POOL == POOL_MAX3) route_windows(p, image, cy, cx, c, normalised, scale, shift, cell);
+    eight<T> pixels[PIXELS];
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
         if (cell.inside[i]) fetch8(p.x, cell.at[i], c, &pixels[i]);
     }
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
 #pragma unroll
-        for (int j = 0; j < 8; j++) cell.x[i][j] = cell.g[i][j] = 0;
+        for (int j = 0; j < 8; j++) cell.x[i][j] = 0;
         if (cell.inside[i]) widen8(pixels[i], cell.x[i]);
     }
-    if constexpr (POOL == POOL_MAX3) {
-        route_windows(p, image, cy, cx, c, normalised, scale, shift, cell);
-    } else {
+    if constexpr (POOL != POOL_MAX3) {
         if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
         float g[8];
         load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c, g);
@@ -418,7 +427,6 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
     if (works && group < p.sheet.groups) {
         load8(p.scale + c, scale);
         load8(p.shift + c, shift);
-        load8(p.mean + c, mean);
         const int first_cell = block * PASS_AHEAD * p.sheet.lines + line;
         eight<T> x[PASS_AHEAD], g[PASS_AHEAD]; /* as in apply */
         if (POOL == POOL_NONE) {
@@ -440,6 +448,7 @@ static __global__ void __launch_bounds__(THREADS) sums(back_of<T> p) {
             } else {
                 route<T, POOL>(p, index, c, 1, scale, shift, cell);
             }
+            if (i == 0 || POOL != POOL_NONE) load8(p.mean + c, mean); /* not before: routing needs the registers */
 #pragma unroll
             for (int k = 0; k < ::cell<POOL>::PIXELS; k++) {
 #pragma unroll
@@ -479,9 +488,6 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
     if (p.a != NULL) {
         load8(p.scale + c, scale);
         load8(p.shift + c, shift);
-        load8(p.a + c, a);
-        load8(p.b + c, b);
-        load8(p.c + c, k);
     }
     /* As in apply. */
     enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
@@ -506,6 +512,11 @@ static __global__ void __launch_bounds__(THREADS) apply_gradient(back_of<T> p) {
             route_pixel(index, x[i], g[i], cell);
         } else {
             route<T, POOL>(p, index, c, p.a != NULL, scale, shift, cell);
+        }
+        if (i == 0 && p.a != NULL) { /* not before: routing needs the registers */
+            load8(p.a + c, a);
+            load8(p.b + c, b);
+            load8(p.c + c, k);
         }
 #pragma unroll
         for (int q = 0; q < ::cell<POOL>::PIXELS; q++) {

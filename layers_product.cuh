@@ -31,15 +31,22 @@ struct ending {
     const float *mean;
 };
 
+/* What finishing takes of a channel, whatever the pixel: forward its bias, for the data gradient the mean. It is read
+ * once for all rows: behind the store of a row it would be read, and waited for, again. */
+template <typename T, int DATA>
+static __device__ __forceinline__ void load_constant(const ending<T> &o, int c, float constant[8]) {
+    const float *const from = DATA ? o.partials != NULL ? o.mean : NULL : o.bias;
+#pragma unroll
+    for (int i = 0; i < 8; i++) constant[i] = 0;
+    if (from != NULL) load8(from + c, constant);
+}
+
 /* v: channels c .. c + 7 of pixel p; left as stored. */
 template <typename T>
-static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t p, int c, float v[8]) {
-    if (o.bias != NULL) {
-        float b[8];
-        load8(o.bias + c, b);
+static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t p, int c, const float bias[8],
+                                                      float v[8]) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] += b[i];
-    }
+    for (int i = 0; i < 8; i++) v[i] += bias[i];
     activate8<T>(o.act, v);
     if (o.add.at != NULL) {
         float a[8];
@@ -78,8 +85,8 @@ static __device__ __forceinline__ void fetch_beside(const ending<T> &o, size_t p
 
 /* xg: v * (bn_x - mean), where a normalisation wants the sums. */
 template <typename T>
-static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const beside<T> &with,
-                                                   float v[8], float xg[8]) {
+static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const float mean[8],
+                                                   const beside<T> &with, float v[8], float xg[8]) {
     float other[8];
     if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), v);
     if (o.add.at != NULL) {
@@ -93,9 +100,7 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
     }
     store8(o.out, p, c, v);
     if (o.partials != NULL) {
-        float mean[8];
         widen8(with.bn_x, other);
-        load8(o.mean + c, mean);
 #pragma unroll
         for (int i = 0; i < 8; i++) xg[i] = v[i] * (other[i] - mean[i]);
     }
@@ -282,6 +287,8 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
     enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
     const int t = (int)threadIdx.x, column = t % GROUPS * 8, inside = n0 + column < columns && t < GROUPS * LINES;
     float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
+    float constant[8];
+    if (inside) load_constant<T, DATA>(end, n0 + column, constant);
     for (int row = t / GROUPS; row < n; row += AHEAD * LINES) {
         if (!inside) continue;
         beside<T> with[AHEAD];
@@ -298,9 +305,9 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
             float v[8], xg[8] = {};
             load8(out + at * LD + column, v);
             if (DATA) {
-                finish_data(end, pixel_of(at), n0 + column, with[k], v, xg);
+                finish_data(end, pixel_of(at), n0 + column, constant, with[k], v, xg);
             } else {
-                finish_forward(end, pixel_of(at), n0 + column, v);
+                finish_forward(end, pixel_of(at), n0 + column, constant, v);
                 store8(out + at * LD + column, v);
             }
 #pragma unroll
@@ -635,14 +642,15 @@ static __global__ void __launch_bounds__(THREADS)
     if (i >= (size_t)rows * groups) return;
     const size_t row = i / groups;
     const int c = (int)(i % groups) * 8;
-    float v[8], xg[8];
+    float v[8], xg[8], constant[8];
     load8(result + row * (size_t)columns + c, v);
+    load_constant<T, DATA>(end, c, constant);
     if (DATA) {
         beside<T> with;
         fetch_beside(end, row, c, &with);
-        finish_data(end, row, c, with, v, xg);
+        finish_data(end, row, c, constant, with, v, xg);
     } else {
-        finish_forward(end, row, c, v);
+        finish_forward(end, row, c, constant, v);
     }
 }
 #endif

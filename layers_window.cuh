@@ -93,7 +93,22 @@ static __host__ __device__ __forceinline__ int steps_of(int chunks, int taps) {
  * second is (never before it); and in the weights, in elements, each half (-1: nothing is there, zeros are meant). Kind
  * 2 s is a group of source s, 2 s + 1 its last. */
 enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2 + 2, KINDS = 4 }; /* in whole slabs */
-enum { TABLE_BYTES = KINDS * STEPS_MOST * 3 * sizeof(int) };
+
+/* Where a tile begins, and how many of its images there are; which tile it is, and its first column. */
+struct alignas(8) tile_corner {
+    int x, y, image, images, tile, n0;
+};
+
+/* One more for each source says where its window's pixels stand in the batch (-1: outside), and thread 0 says where the
+ * tile is: all that a block's threads would divide for again and again. A window: 16 x 16 or four of 8 x 8, and up to
+ * three more each way. */
+enum { PIXELS_MOST = 4 * (8 + 3) * (8 + 3) };
+struct window_tables {
+    int windows[KINDS][STEPS_MOST], weights[KINDS][STEPS_MOST][2];
+    tile_corner corner;
+    int pixels[2][PIXELS_MOST];
+};
+enum { TABLE_BYTES = (sizeof(window_tables) + 15) / 16 * 16 };
 
 template <int DATA>
 static __device__ __forceinline__ void fill_step(const window_source &s, int last, int step, int *window,
@@ -115,15 +130,13 @@ static __device__ __forceinline__ void fill_step(const window_source &s, int las
     *window = at[0] | (at[1] - at[0]) << 16;
 }
 
-/* Where a tile begins, and how many of its images there are. */
-struct tile_corner {
-    int x, y, image, images;
-};
-static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int tile) {
-    const int of_image = p.tiles_x * p.tiles_y, first = tile / of_image * p.per;
+static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int block) {
     tile_corner c;
-    c.x = (tile % p.tiles_x) << p.log_w;
-    c.y = (tile / p.tiles_x % p.tiles_y) << p.log_h;
+    c.tile = block / p.tiles_n;
+    c.n0 = block - c.tile * p.tiles_n;
+    const int of_image = p.tiles_x * p.tiles_y, first = c.tile / of_image * p.per;
+    c.x = (c.tile % p.tiles_x) << p.log_w;
+    c.y = (c.tile / p.tiles_x % p.tiles_y) << p.log_h;
     c.image = first;
     c.images = p.images - first < p.per ? p.images - first : p.per;
     return c;
@@ -131,7 +144,16 @@ static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int 
 /* Row m of it, as a pixel of the batch, those beyond the images too. */
 static __device__ __forceinline__ size_t place_of(const window_of &p, const tile_corner &c, int m) {
     const tile_pixel at = pixel_of_row(p.log_w, p.log_h, m);
-    return ((size_t)(c.image + at.image) * (size_t)p.h + (size_t)(c.y + at.y)) * (size_t)p.w + (size_t)(c.x + at.x);
+    return (size_t)(uint32_t)(((c.image + at.image) * p.h + c.y + at.y) * p.w + c.x + at.x);
+}
+
+/* Pixel `at` of source s's window, as a pixel of the batch. */
+static __device__ __forceinline__ int window_pixel(const window_of &p, const window_source &s, const tile_corner &c,
+                                                   int at) {
+    const int line = part(at, s.over_width), image = part(line, s.over_height);
+    const int x = c.x + at - line * s.width - s.before, y = c.y + line - image * s.height - s.before;
+    const int ok = image < c.images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+    return ok ? ((c.image + image) * p.h + y) * p.w + x : -1;
 }
 
 /* The first source's result becomes what the second is added to, and is stored: it is read again on the way back. Two
@@ -280,15 +302,25 @@ template <int BN, int DATA, int WGMMA>
 static __device__ __forceinline__ void make_window_product(const window_of &p) {
     typedef window_tile<BN, WGMMA> W;
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
-    int *const window_table = (int *)shared_memory(), *const weight_table = window_table + KINDS * STEPS_MOST;
+    window_tables &tables = *(window_tables *)shared_memory();
     unsigned char *const shared = shared_memory() + TABLE_BYTES;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
-    for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS)
-        fill_step<DATA>(p.from[i / (2 * STEPS_MOST)], i / STEPS_MOST % 2, i % STEPS_MOST, window_table + i,
-                        weight_table + 2 * i);
+    if (t == 0) {
+        tables.corner = corner_of(p, block_of(p.back));
+        tables.corner.n0 *= BN;
+    }
+    for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS) {
+        const int kind = i / STEPS_MOST, step = i % STEPS_MOST;
+        fill_step<DATA>(p.from[kind / 2], kind % 2, step, &tables.windows[kind][step], tables.weights[kind][step]);
+    }
+    barrier();
+    for (int s = 0; s < p.sources; s++) {
+        for (int at = t; at < p.per * p.from[s].height * p.from[s].width; at += W::WORKERS)
+            tables.pixels[s][at] = window_pixel(p, p.from[s], tables.corner, at);
+    }
+    barrier();
     after_previous();
-    const auto tile_of = [&]() { return block_of(anew(p.back)) / p.tiles_n; }; /* worked out again rather than kept */
-    const int n0 = block_of(p.back) % p.tiles_n * BN;
+    const int n0 = tables.corner.n0;
     const int n_warp = WGMMA ? 0 : warp / 4 * W::WN;
     const int all = p.sources == 1 ? p.from[0].groups : p.from[0].groups + p.from[1].groups;
     unsigned char *const ring = shared + (all > 1 ? 2 : 1) * p.buffer;
@@ -313,20 +345,18 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         const int s = source_of(group), g = group - s * p.from[0].groups;
         const window_source &from = p.from[s];
         const int chunks = is_last(group) ? from.chunks - g * from.each : from.each;
-        const tile_corner corner = corner_of(p, tile_of());
         const uint32_t by = is_last(group) ? from.over_last : from.over_each;
         unsigned char *const to = shared + group % 2 * p.buffer;
+        const bf16 *const map = from.map.at + g * from.each * 8;
         const int n = p.per * from.height * from.width * chunks;
         const uint64_t how = keeping(anew(from.map.once));
-#pragma unroll(WGMMA ? 1 : 4) /* its sums leave few registers */
+#pragma unroll(WGMMA ? 1 : 2) /* the sums leave few registers */
         for (int i = t; i < n; i += W::WORKERS) {
-            const int at = part(i, by), c = i - at * chunks, line = part(at, from.over_width);
-            const int image = part(line, from.over_height), x = corner.x + at - line * from.width - from.before;
-            const int y = corner.y + line - image * from.height - from.before;
-            const int ok = image < corner.images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-            const int place = ((corner.image + image) * p.h + y) * p.w + x;
+            const int at = part(i, by), c = i - at * chunks, place = tables.pixels[s][at];
             copy_async(to + (c * from.plane + at) * 16,
-                       ok ? pixel(from.map, (size_t)place, (g * from.each + c) * 8) : from.map.at, ok ? 16 : 0, how);
+                       place >= 0 ? map + ((uint64_t)(uint32_t)place * (uint32_t)from.map.stride + (uint32_t)(c * 8))
+                                  : from.map.at,
+                       place >= 0 ? 16 : 0, how);
         }
     };
     /* The weights of a slab, one after the other. A thread has the same eights of all slabs, and of these the same row
@@ -347,7 +377,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         const int s = source_of(next), first = (next - s * p.from[0].groups) * p.from[s].each * 8,
                   stride = p.from[s].out_stored;
         left_ahead = slabs_of(next);
-        ahead = weight_table + kind_of(next) * 2 * STEPS_MOST + eight;
+        ahead = tables.weights[kind_of(next)][0] + eight;
         weights = p.from[s].weight + (DATA ? (n0 + row) * stride + first : (first + row % 8) * stride + n0 + chunk * 8);
     };
     const auto fetch = [&](int slot) {
@@ -371,7 +401,6 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     int group = 0, slot = 0, brief = 0;
     uint32_t rows[2]; /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
     fetch_window(0);
-    barrier(); /* for the tables */
     enter();
 #pragma unroll
     for (int i = 0; i < W::RING - 1; i++) fetch(i);
@@ -379,7 +408,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     for (int s = 0; s < p.sources; s++) {
         const window_source &from = p.from[s];
         if (s > 0) {
-            const tile_corner corner = corner_of(p, tile_of());
+            const tile_corner corner = tables.corner;
             if (!DATA) {
                 turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), [&](int row) {
                     const int m = row_of(row);
@@ -394,9 +423,10 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
             const tile_pixel at =
                 pixel_of_row(p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : warp % 4 * 64 + lane % 16);
             rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
+            if (WGMMA) rows[q] = (uint32_t)of_warp((int)rows[q]); /* in a register for all lanes */
         }
         for (const int end = group + from.groups; group < end; group++) {
-            const int slabs = slabs_of(group), *steps = window_table + kind_of(group) * STEPS_MOST;
+            const int slabs = slabs_of(group), *steps = tables.windows[kind_of(group)];
             unsigned char *const a = shared + group % 2 * p.buffer;
             for (int left = slabs; left > 0; left--) {
                 if (brief) { /* the group before was so short that this one's window may be under way */
@@ -418,7 +448,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     }
     copy_wait<0>();
 
-    /* Out, all at once, so that the registers are free; then finished in blocks of BM. */
+    /* Out, all at once, so that the registers are free; then finished. */
     float *const out = (float *)shared;
     const int first_row = row_of(0) + anew(t) % 32 / 4, first_column = n_warp + anew(t) % 4 * 2;
     barrier();
@@ -432,16 +462,11 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         }
     }
     barrier();
-    const tile_corner corner = corner_of(p, tile_of());
-    for (int half = 0; half < WINDOW_ROWS / BM; half++) {
-        const int left = (corner.images << (p.log_w + p.log_h)) - half * BM;
-        finish_tile<bf16, BN, W::WORKERS, DATA,
-                    !DATA   ? 1
-                    : WGMMA ? 2
-                            : 4>(p.end, out + half * BM * W::LD, out + WINDOW_ROWS * W::LD, left < BM ? left : BM, n0,
-                                 p.columns, (size_t)(2 * tile_of() + half),
-                                 [&](int row) { return place_of(p, corner, half * BM + row); });
-    }
+    const tile_corner corner = tables.corner;
+    enum { AHEAD = !DATA ? 1 : WGMMA || BN == 32 ? 2 : 4 }; /* by registers */
+    finish_tile<bf16, BN, W::WORKERS, DATA, AHEAD>(
+        p.end, out, out + WINDOW_ROWS * W::LD, corner.images << (p.log_w + p.log_h), n0, p.columns, (size_t)corner.tile,
+        [&](int row) { return place_of(p, corner, row); });
 }
 
 template <int BN, int DATA, int WGMMA>
@@ -544,13 +569,14 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
             unsigned char *const at = a + (line * p.width + x) * p.pitch * 16;
             uint32_t fb[W::WN / 8][2];
             load_columns<W::WN, W::B_CHUNKS, BY_DEPTH>(fb, b, n_warp, k);
+            uint32_t fa[2][4]; /* the next rows' are under way while these are multiplied */
+            load_matrix4_transposed(fa[0], at + offset[0]);
 #pragma unroll
             for (int q = 0; q < W::TILES; q++) {
+                if (q + 1 < W::TILES) load_matrix4_transposed(fa[(q + 1) % 2], at + offset[q + 1]);
                 if (2 * (q * 4 + warp % 4) >= rows) continue; /* for the whole warp */
-                uint32_t fa[4];
-                load_matrix4_transposed(fa, at + offset[q]);
 #pragma unroll
-                for (int j = 0; j < W::WN / 8; j++) mma_bf16(sums[q][j], fa, fb[j]);
+                for (int j = 0; j < W::WN / 8; j++) mma_bf16(sums[q][j], fa[q % 2], fb[j]);
             }
         }
         if (p.bias && begin == 0 && t < W::B_CHUNKS * W::LINES) { /* columns of eight, every LINES-th pixel */
