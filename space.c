@@ -316,6 +316,13 @@ static struct value *value_integer(struct value *v, int64_t i) {
     return v;
 }
 
+/* Python's int(x) of a number; one beyond 64 bits stays a float, as its digits would be read as one. */
+static struct value *value_cut(struct value *v) {
+    if (v->kind != VALUE_FLOAT) return value_integer(v, v->integer);
+    const double x = trunc(v->number);
+    return fabs(x) < 0x1p63 ? value_integer(v, (int64_t)x) : value_float(v, x);
+}
+
 static struct value *read_number(struct reader *r) {
     struct value *v = value_new(r, VALUE_INT);
     char digits[400];
@@ -838,6 +845,38 @@ static struct value *read_call_float(struct reader *r, int line, int column) {
            NULL;
 }
 
+/* Whatever is drawn, is *v a number that int() takes? Else tells what is none. */
+static int check_cut(struct reader *r, const struct value *v) {
+    if (v->kind == VALUE_CUT || (is_number(v) && isfinite(v->number))) return OK;
+    if (v->kind != VALUE_PARAM) {
+        return complain_at(r, v->line, v->column, "int takes a number, or an hp.* all of whose values are numbers");
+    }
+    const struct param *p = &r->space->params[v->integer]; /* one without options draws numbers */
+    for (int i = 0; p->options != NULL && i < p->n_options; i++) {
+        if (check_cut(r, p->options[i])) return r->failed;
+    }
+    return OK;
+}
+
+/* int(...), which hyperopt calls scope.int: a number at once, a parameter when its value is known. The draw itself
+ * stays as it is, for TPE and the log, as hyperopt has it. */
+static struct value *read_call_int(struct reader *r, int line, int column) {
+    if (!accept(r, '(')) return COMPLAIN(r, "a '(' is missing behind int"), NULL;
+    skip(r);
+    struct value *x = read_expression(r);
+    if (r->failed) return NULL;
+    if (!accept(r, ')')) return COMPLAIN(r, "a ')' is missing here"), NULL;
+    if (check_cut(r, x)) return NULL;
+    if (x->kind == VALUE_CUT) return x;
+    if (x->kind != VALUE_PARAM) return value_cut(x);
+    struct value *v = value_new(r, VALUE_CUT);
+    struct items l = {0};
+    if (!items_add(r, &l, NULL, x)) return NULL;
+    v->line = line;
+    v->column = column;
+    return items_value(v, &l);
+}
+
 static struct value *read_name(struct reader *r) {
     static const struct {
         const char *name;
@@ -865,6 +904,8 @@ static struct value *read_name(struct reader *r) {
         advance(r);
         if (!read_word(r, word, sizeof word)) return COMPLAIN(r, "a name is missing behind the '.'"), NULL;
     }
+    if ((module[0] == '\0' || strcmp(module, "scope") == 0) && strcmp(word, "int") == 0)
+        return read_call_int(r, line, column);
     const int maths = strcmp(module, "np") == 0 || strcmp(module, "numpy") == 0 || strcmp(module, "math") == 0;
     if (module[0] == '\0' || strcmp(module, "hp") == 0) {
         for (int d = 0; d < N_DISTRIBUTIONS; d++) {
@@ -880,7 +921,7 @@ static struct value *read_name(struct reader *r) {
         if (strcmp(word, "float") == 0) return read_call_float(r, line, column);
     } else if (!maths) {
         return complain_at(r, line, column, "'%s.%s' is not known here%s", module, word,
-                           strcmp(module, "scope") == 0 ? "; for integers take hp.uniformint or hp.randint" : ""),
+                           strcmp(module, "scope") == 0 ? "; of scope there is int" : ""),
                NULL;
     }
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++) {
@@ -1175,6 +1216,10 @@ static struct value *config_of(const struct space *s, const struct value *v, con
         out->number = whole ? (double)out->integer : x; /* no -0 */
         return out;
     }
+    if (v->kind == VALUE_CUT) {
+        out = config_of(s, v->items[0], values, a);
+        return out != NULL ? value_cut(out) : NULL;
+    }
     *out = *v;
     if (v->n == 0) return out;
     out->items = arena_alloc(a, (size_t)v->n * sizeof *out->items);
@@ -1336,6 +1381,11 @@ static void print_value(const struct printer *p, const struct value *v, int leve
             break;
         case VALUE_PARAM:
             if (p->space != NULL) print_param(p, &p->space->params[v->integer], level);
+            break;
+        case VALUE_CUT:
+            text_add(t, "scope.int(");
+            print_value(p, v->items[0], level);
+            text_add(t, ")");
             break;
     }
 }

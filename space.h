@@ -18,7 +18,8 @@ enum value_kind {
     VALUE_LIST,
     VALUE_TUPLE,
     VALUE_DICT,
-    VALUE_PARAM
+    VALUE_PARAM,
+    VALUE_CUT /* scope.int(...): its one item, a number once parameters have values, without its fraction */
 };
 
 struct value {
@@ -27,7 +28,7 @@ struct value {
     int64_t integer;    /* VALUE_BOOL (0 or 1), VALUE_INT; VALUE_PARAM: index into params */
     double number;      /* VALUE_INT too, as a double; VALUE_FLOAT */
     const char *string; /* VALUE_STRING, UTF-8 */
-    int n;              /* LIST, TUPLE, DICT: how many items */
+    int n;              /* LIST, TUPLE, DICT: how many items; CUT: 1 */
     struct value **items;
     const char **keys; /* DICT: n keys, in the text's order */
 };
@@ -90,7 +91,7 @@ int space_active(const struct space *, int i, const double *values);
 /* Is each value in its parameter's domain and active exactly where its parent says so? For readers of files. */
 int space_check(const struct space *, const double *values, struct error *);
 /* The configuration of a point, in *doc (to be released by document_free). quniform and the like give floats,
- * uniformint and randint integers, a choice its option's own tree. */
+ * uniformint, randint and what scope.int is around integers, a choice its option's own tree. */
 int space_config(const struct space *, const double *values, struct document *doc, struct error *);
 int space_find(const struct space *, const char *label); /* index, or -1 */
 

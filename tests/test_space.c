@@ -45,6 +45,8 @@ static const char whole[] =
     "        ('y', hp.pchoice('n', [(0.25, None), [0.5, hp.normal('o', 0, 1)], (.25, {'z': True,},),])),\n"
     "        dict(kind='w', size=2 ** 5, u=hp.pchoice('p', p_options=[(1, 'only')])),\n"
     "    ]),\n"
+    "    's': scope.int(hp.qnormal('s', 2, 9, 1.5)), 't': hp.choice('t', [int(hp.choice('u', [2.5, True, -1])), "
+    "'x']),\n"
     "    'q': hp.choice(label='q', options=[-1, 0.5]), 'r': [1, 2.0, 'caf\\u00e9', r'\\d', None, True, (3,)],\n"
     "}\n";
 
@@ -344,6 +346,9 @@ static void test_whole(void) {
                 {"n", DIST_PCHOICE, 0, 0, 0, 3, "m", 1},
                 {"o", DIST_NORMAL, 0, 1, 0, 0, "n", 1},
                 {"p", DIST_PCHOICE, 0, 0, 0, 1, "m", 2},
+                {"s", DIST_QNORMAL, 2, 9, 1.5, 0, NULL, 0},
+                {"t", DIST_CHOICE, 0, 0, 0, 2, NULL, 0},
+                {"u", DIST_CHOICE, 0, 0, 0, 3, "t", 0},
                 {"q", DIST_CHOICE, 0, 0, 0, 2, NULL, 0}};
     CHECK(s->n_params == sizeof want / sizeof *want, "%d", s->n_params);
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
@@ -446,7 +451,13 @@ static void test_errors(void) {
                  {"np.log('a')", "1:1", "works on a number"},
                  {"np.sin(1)", "1:1", "'sin' is not known"},
                  {"os.system('x')", "1:1", "'os.system' is not known"},
-                 {"scope.int(hp.quniform('x', 1, 8, 1))", "1:1", "hp.uniformint"},
+                 {"scope.float(hp.quniform('x', 1, 8, 1))", "1:1", "of scope there is int"},
+                 {"[int('3')]", "1:6", "int takes a number"},
+                 {"int(hp.choice('x', [1, hp.choice('y', [2, None])]))", "1:43", "int takes a number"},
+                 {"scope.int(Infinity)", "1:11", "int takes a number"},
+                 {"int[2]", "1:4", "'(' is missing"},
+                 {"int(2, 3)", "1:6", "')' is missing"},
+                 {"2 * int(hp.uniform('x', 0, 1))", "1:3", "numbers only"},
                  {"undefined", "1:1", "'undefined' is not known"},
                  {"float('1')", "1:1", "float takes"},
                  {"012", "1:1", "cannot begin with 0"},
@@ -650,6 +661,32 @@ static void test_configs(void) {
     space_free(s);
 }
 
+/* hyperopt's scope.int: the value is cut, towards 0; the draw is not. */
+static void test_cuts(void) {
+    struct space *s = parse_space(
+        "{'b': scope.int(hp.quniform('b', 100, 450, 5)), 'u': int(hp.uniform('u', -3, 3)), 'l': pyll.scope.int(2.9),"
+        " 'c': hyperopt.pyll.scope.int(hp.choice('c', [7.5, hp.loguniform('d', 0, 99), 2])), 'i': int(int(-1.5))}");
+    static const struct {
+        double values[4]; /* b, u, c, d */
+        const char *config;
+    } cases[] = {{{105, -2.9, 0, (double)NAN}, "{'b': 105, 'u': -2, 'l': 2, 'c': 7, 'i': -1}"},
+                 {{450, -0.5, 1, 3.5}, "{'b': 450, 'u': 0, 'l': 2, 'c': 3, 'i': -1}"},
+                 {{100, 2.5, 1, 1e20}, "{'b': 100, 'u': 2, 'l': 2, 'c': 1e+20, 'i': -1}"},
+                 {{100, 3, 2, (double)NAN}, "{'b': 100, 'u': 3, 'l': 2, 'c': 2, 'i': -1}"}};
+    for (size_t i = 0; s != NULL && i < sizeof cases / sizeof *cases; i++) {
+        struct document doc;
+        struct error e = {0};
+        struct text t = {0};
+        CHECK(space_config(s, cases[i].values, &doc, &e) == OK, "%s", e.text);
+        value_print_python(&t, doc.root, NULL, 0);
+        CHECK(strcmp(t.s, cases[i].config) == 0, "%s", t.s);
+        text_free(&t);
+        document_free(&doc);
+    }
+    CHECK(s != NULL && strstr(s->text, "'b': scope.int(hp.quniform('b', 100.0, 450.0, 5.0))") != NULL, "%s", s->text);
+    space_free(s);
+}
+
 /* ======== draws ======== */
 
 static double phi(double z) { return 0.5 * erfc(-z / sqrt(2)); }
@@ -835,6 +872,7 @@ int main(void) {
     test_depth();
     test_round_trips();
     test_configs();
+    test_cuts();
     test_draws();
     test_no_memory();
     test_damage();
