@@ -27,11 +27,14 @@ static const struct value *need(struct reader *r, const char *key) {
 
 static double number_in(struct reader *r, const char *key, const struct value *v, double low, double high) {
     char what[120];
+    int used;
     if (v == NULL) return low;
     if (v->kind == VALUE_INT || v->kind == VALUE_FLOAT) {
         if (v->number >= low && v->number <= high) return v->number;
     }
-    snprintf(what, sizeof what, "must be a number from %g to %g", low, high);
+    used = snprintf(what, sizeof what, "must be a number from %g to %g", low, high);
+    if (v->kind == VALUE_INT || v->kind == VALUE_FLOAT)
+        snprintf(what + used, sizeof what - (size_t)used, ", not %g", v->number);
     complain(r, v, key, what);
     return low;
 }
@@ -135,6 +138,22 @@ int config_read(struct net_config *c, const struct value *v, const char *file, s
         }
     }
     return r.failed;
+}
+
+int config_check_space(const struct space *s, const char *file, struct error *e) {
+    double *values = mem_zero((size_t)s->n_params + 1, sizeof *values);
+    int failed = values == NULL ? error_memory(e, sizeof *values, "a point") : OK;
+    for (int i = -1; i < s->n_params && !failed; i++) {
+        for (int k = 0; !failed && space_extreme(s, i, k, values); k++) {
+            struct document doc;
+            struct net_config c;
+            failed = space_config(s, values, &doc, e);
+            if (!failed) failed = config_read(&c, doc.root, file, e);
+            document_free(&doc);
+        }
+    }
+    mem_free(values);
+    return failed;
 }
 
 void config_scale(struct net_config *c, double width) {

@@ -21,6 +21,9 @@ struct net_config {
 /* Reads a configuration (the dictionary of SEED.md, or a result file's object that has it under "space").
  * ERROR_USER: a missing, unknown or impossible key, with its place. `file` names it in messages. */
 int config_read(struct net_config *, const struct value *, const char *file, struct error *);
+/* Does config_read accept whatever the space draws? Tries each option and each bound (a distribution without bounds at
+ * its median), so that a search does not find a mistake hours later. */
+int config_check_space(const struct space *, const char *file, struct error *);
 /* Multiplies the widths of the convolution blocks and of the dense layers (none falls below 1). */
 void config_scale(struct net_config *, double width);
 #endif

@@ -486,7 +486,8 @@ static int run_space(const struct settings *s, char **positional, int n, struct 
     int failed = n > 0 ? space_read(&space, positional[0], e)
                        : space_parse(&space, space_seed, strlen(space_seed), "the built-in space", e);
     if (failed) return failed;
-    if (s->sample == 0) puts(space->text);
+    failed = config_check_space(space, n > 0 ? positional[0] : "the built-in space", e);
+    if (!failed && s->sample == 0) puts(space->text);
     double *values = mem_zero((size_t)space->n_params + 1, sizeof *values);
     if (values == NULL) failed = error_memory(e, sizeof *values, "a point");
     for (int i = 0; i < s->sample && !failed; i++) {

@@ -896,6 +896,7 @@ static int shared_open(struct shared *s, struct log **log, struct error *e) {
     struct data_options data = o->data;
     int failed = o->space != NULL ? space_read(&s->space, o->space, e)
                                   : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
+    if (!failed) failed = config_check_space(s->space, o->space != NULL ? o->space : "the built-in space", e);
     if (failed) return failed;
     log_says = say;
     failed = seed_of(o, &s->seed, e);

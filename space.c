@@ -540,8 +540,10 @@ static const char *const argument_names[N_DISTRIBUTIONS][MAX_ARGUMENTS] = {
     {"low", "high"}, {"low", "high", "q"}, {"low", "high"}, {"low", "high", "q"}, {"mu", "sigma"}, {"mu", "sigma", "q"},
     {"mu", "sigma"}, {"mu", "sigma", "q"}, {"low", "high"}, {"low", "high"},      {"options"},     {"p_options"}};
 
+static int is_normal(const struct param *p) { return p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL; }
+
 static void check_bounds(struct reader *r, const struct param *p, const char *name, int line, int column) {
-    const int normal = p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL;
+    const int normal = is_normal(p);
     if (normal) {
         if (!(p->sigma > 0)) complain_at(r, line, column, "hp.%s('%.100s'): sigma must be above 0", name, p->label);
     } else if (!(p->low < p->high)) {
@@ -1125,38 +1127,64 @@ int space_find(const struct space *s, const char *label) {
     return -1;
 }
 
-static double draw(const struct param *p, struct rng *rng) {
+/* The number that a draw makes of u, uniform in [0, 1), or of z, a standard normal. */
+static double number_of(const struct param *p, double u, double z) {
     double x = 0;
     switch (p->dist) {
         case DIST_UNIFORM:
         case DIST_QUNIFORM:
-        case DIST_UNIFORMINT: x = p->low + (p->high - p->low) * rng_uniform(rng); break;
+        case DIST_UNIFORMINT: x = p->low + (p->high - p->low) * u; break;
         case DIST_LOGUNIFORM:
-        case DIST_QLOGUNIFORM: x = exp(p->low + (p->high - p->low) * rng_uniform(rng)); break;
+        case DIST_QLOGUNIFORM: x = exp(p->low + (p->high - p->low) * u); break;
         case DIST_NORMAL:
-        case DIST_QNORMAL: x = p->mu + p->sigma * rng_normal(rng); break;
+        case DIST_QNORMAL: x = p->mu + p->sigma * z; break;
         case DIST_LOGNORMAL:
-        case DIST_QLOGNORMAL: x = exp(p->mu + p->sigma * rng_normal(rng)); break;
-        case DIST_RANDINT: return p->low + rng_below(rng, (uint32_t)p->n_options);
-        case DIST_CHOICE: return rng_below(rng, (uint32_t)p->n_options);
-        case DIST_PCHOICE: {
-            const double u = rng_uniform(rng);
-            double sum = 0;
-            int last = 0;
-            for (int i = 0; i < p->n_options; i++) {
-                sum += p->p[i];
-                if (p->p[i] > 0) last = i; /* rounding may leave u behind the sum */
-                if (u < sum) return i;
-            }
-            return last;
-        }
+        case DIST_QLOGNORMAL: x = exp(p->mu + p->sigma * z); break;
+        case DIST_RANDINT:
+        case DIST_CHOICE:
+        case DIST_PCHOICE: break; /* draw() has them */
     }
     return p->q > 0 ? nearbyint(x / p->q) * p->q : x; /* half to even, as numpy's round */
+}
+
+static double draw(const struct param *p, struct rng *rng) {
+    if (p->dist == DIST_RANDINT) return p->low + rng_below(rng, (uint32_t)p->n_options);
+    if (p->dist == DIST_CHOICE) return rng_below(rng, (uint32_t)p->n_options);
+    if (p->dist == DIST_PCHOICE) {
+        const double u = rng_uniform(rng);
+        double sum = 0;
+        int last = 0;
+        for (int i = 0; i < p->n_options; i++) {
+            sum += p->p[i];
+            if (p->p[i] > 0) last = i; /* rounding may leave u behind the sum */
+            if (u < sum) return i;
+        }
+        return last;
+    }
+    return is_normal(p) ? number_of(p, 0, rng_normal(rng)) : number_of(p, rng_uniform(rng), 0);
 }
 
 void space_draw(const struct space *s, struct rng *rng, double *values) {
     for (int i = 0; i < s->n_params; i++)
         values[i] = space_active(s, i, values) ? draw(&s->params[i], rng) : (double)NAN;
+}
+
+static double extreme(const struct param *p, int k) {
+    const double hair = 1e-12; /* a bound itself may round to what no draw does: 0 of quniform(0.5, 4.5, 1) */
+    if (p->options != NULL) return k;
+    if (p->dist == DIST_RANDINT) return k == 0 ? p->low : p->high - 1;
+    return number_of(p, k == 0 ? hair : 1 - hair, 0);
+}
+
+int space_extreme(const struct space *s, int i, int k, double *values) {
+    const struct param *p = i >= 0 ? &s->params[i] : NULL;
+    if (k >= (p == NULL || is_normal(p) ? 1 : p->options != NULL ? p->n_options : 2)) return 0;
+    for (int j = 0; j < s->n_params; j++) values[j] = extreme(&s->params[j], j == i ? k : 0);
+    for (; p != NULL && p->parent >= 0; p = &s->params[p->parent]) values[p->parent] = p->option;
+    for (int j = 0; j < s->n_params; j++) {
+        if (!space_active(s, j, values)) values[j] = (double)NAN;
+    }
+    return 1;
 }
 
 /* Quantised values may lie up to q / 2 outside the bounds, and rounding a little outside the others. */
@@ -1211,6 +1239,8 @@ static struct value *config_of(const struct space *s, const struct value *v, con
         const double x = values[v->integer];
         if (p->dist == DIST_CHOICE || p->dist == DIST_PCHOICE) return config_of(s, p->options[(int)x], values, a);
         const int whole = p->dist == DIST_RANDINT || p->dist == DIST_UNIFORMINT;
+        out->line = v->line;
+        out->column = v->column;
         out->kind = whole ? VALUE_INT : VALUE_FLOAT;
         out->integer = whole ? (int64_t)x : 0;
         out->number = whole ? (double)out->integer : x; /* no -0 */
@@ -1329,7 +1359,7 @@ static void print_param(const struct printer *p, const struct param *q, int leve
         text_add(p->t, "])");
         return;
     }
-    const int normal = q->dist >= DIST_NORMAL && q->dist <= DIST_QLOGNORMAL;
+    const int normal = is_normal(q);
     const double arguments[] = {normal ? q->mu : q->low, normal ? q->sigma : q->high};
     for (int i = 0; i < 2; i++) {
         if (q->dist == DIST_RANDINT) {

@@ -24,7 +24,7 @@ enum value_kind {
 
 struct value {
     enum value_kind kind;
-    int line, column;   /* where it stood in its text, from 1; 0 when made by the program */
+    int line, column;   /* where it stood in its text, from 1; in a configuration, where its hp.* stands */
     int64_t integer;    /* VALUE_BOOL (0 or 1), VALUE_INT; VALUE_PARAM: index into params */
     double number;      /* VALUE_INT too, as a double; VALUE_FLOAT */
     const char *string; /* VALUE_STRING, UTF-8 */
@@ -86,6 +86,10 @@ void space_free(struct space *);
 
 /* A draw from the prior (hyperopt pyll/stochastic.py:35-150): values[n_params], NaN for the inactive. */
 void space_draw(const struct space *, struct rng *, double *values);
+/* Points that show what the space can be: for params[i] as its k-th option, or at its lowest (k 0) and highest (1)
+ * value, or at its median where it has no bounds, with what it needs to be active and all others as they come first.
+ * i -1: all as they come first. Returns 0 when there is no k-th. */
+int space_extreme(const struct space *, int i, int k, double *values);
 /* Is params[i] active, given the values of its ancestors? */
 int space_active(const struct space *, int i, const double *values);
 /* Is each value in its parameter's domain and active exactly where its parent says so? For readers of files. */

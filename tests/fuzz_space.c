@@ -1,5 +1,6 @@
 /* fuzz_space.c - any bytes as a space: what is refused says where; what is accepted prints as a normal form that
  * reads back to itself, and its points are in their domain and make configurations that read back too. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,12 @@ static void fuzz_points(const struct space *s) {
         text_free(&python);
         text_free(&once_more);
         text_free(&json);
+    }
+    for (int i = -1; i < s->n_params && i < 100; i++) { /* the extremes are values that can be drawn */
+        for (int k = 0; k < 100 && space_extreme(s, i, k, values); k++) {
+            check(space_check(s, values, &e) == OK);
+            check(i < 0 || !isnan(values[i]));
+        }
     }
     mem_free(values);
 }

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include "../config.h"
+
 #include "check.h"
 
 /* The original's first space, as its users paste it. */
@@ -598,6 +600,15 @@ static void test_round_trips(void) {
             CHECK(space_check(s, values, &e) == OK, "%s", e.text);
             check_config(s, values);
         }
+        for (int k = -1; k < s->n_params; k++) {
+            struct error e = {0};
+            int points = 0;
+            for (; space_extreme(s, k, points, values); points++) {
+                CHECK(space_check(s, values, &e) == OK && (k < 0 || !isnan(values[k])), "%s", e.text);
+            }
+            const struct param *p = &s->params[k < 0 ? 0 : k];
+            CHECK(points == (k < 0 || p->sigma > 0 ? 1 : p->options != NULL ? p->n_options : 2), "%d", points);
+        }
         mem_free(values);
         space_free(again);
         space_free(s);
@@ -684,6 +695,71 @@ static void test_cuts(void) {
         document_free(&doc);
     }
     CHECK(s != NULL && strstr(s->text, "'b': scope.int(hp.quniform('b', 100.0, 450.0, 5.0))") != NULL, "%s", s->text);
+    space_free(s);
+}
+
+/* ======== spaces of networks ======== */
+
+/* The built-in space with another value for a key: is it refused before anything is drawn, and where? */
+static void test_network_spaces(void) {
+    static const struct {
+        const char *key, *value, *what; /* NULL: nothing is wrong */
+    } cases[] = {
+        {"batch_size", "hp.quniform('x', 100, 450, 5)", NULL},
+        {"batch_size", "hp.quniform('x', 0, 450, 5)", "f:1:16: 'batch_size' must be a number from 1 to 100000, not 0"},
+        {"batch_size", "scope.int(hp.uniform('x', 0.5, 9))", "f:1:26: 'batch_size' must be"},
+        {"conv_kernel_size", "hp.quniform('x', 2, 9, 1)",
+         "f:1:22: 'conv_kernel_size' must be a number from 1 to 4, not 9"},
+        {"conv_kernel_size", "hp.quniform('x', 0.5, 4.5, 1)", NULL}, /* 0 is the rounded bound, but never drawn */
+        {"conv_kernel_size", "hp.uniformint('x', 1, 5)", "f:1:22: 'conv_kernel_size' must be"},
+        {"conv_kernel_size", "hp.randint('x', 1, 5)", NULL},
+        {"conv_kernel_size", "hp.randint('x', 5)", "f:1:22: 'conv_kernel_size' must be a number from 1 to 4, not 0"},
+        {"conv_kernel_size", "hp.randint('x', 1, 6)", "not 5"},
+        {"nb_conv_pool_layers", "hp.choice('x', [2, 3, 6])",
+         "f:1:47: 'nb_conv_pool_layers' must be a number from 1 to 5, not 6"},
+        {"nb_conv_pool_layers", "hp.pchoice('x', [(.5, 2), (.5, 6)])", "f:1:56: 'nb_conv_pool_layers' must be"},
+        {"optimizer", "hp.choice('x', ['Adam', 'SGD'])", "f:1:39: 'optimizer' must be one of"},
+        {"first_conv", "hp.choice('x', [None, hp.choice('y', [3, hp.uniform('z', 1, 7)])])",
+         "f:1:57: 'first_conv' must be a number from 1 to 4, not 7"},
+        {"fc_units_1_mult", "hp.loguniform('x', np.log(0.001), np.log(100))", NULL}, /* whatever exp(log()) rounds to */
+        {"fc_units_1_mult", "hp.loguniform('x', np.log(0.0009), np.log(100))", "f:1:21: 'fc_units_1_mult' must be"},
+        {"fc_units_1_mult", "hp.qloguniform('x', 0, np.log(105), 1)", "not 105"},
+        {"conv_dropout_drop_proba", "hp.uniform('x', 0, 1)", "must be a number from 0 to 0.999, not 1"},
+        {"lr_rate_mult", "hp.lognormal('x', 0, 5)", NULL}, /* the tails are not held against it */
+        {"lr_rate_mult", "hp.normal('x', 1, 9)", NULL},
+        {"lr_rate_mult", "hp.normal('x', -1, 9)", "not -1"},
+        {"lr_rate_mult", "'fast'", "f:1:18: 'lr_rate_mult' must be a number from 0 to 1e+06"},
+        {"use_BN", "hp.randint('x', 2)", NULL},
+        {"use_BN", "hp.randint('x', 3)", "f:1:12: 'use_BN' must be True or False"},
+        {"learning_rate", "hp.uniform('x', 0, 1)", "f:1:19: 'learning_rate' is not a key"},
+    };
+    struct error e = {0};
+    struct space *seed = parse_space(space_seed), *s;
+    CHECK(config_check_space(seed, "f", &e) == OK, "%s", e.text);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct text t = {0};
+        text_add(&t, "{'%s': %s", cases[i].key, cases[i].value);
+        for (int k = 0; k < seed->doc.root->n; k++) {
+            if (strcmp(seed->doc.root->keys[k], cases[i].key) == 0) continue;
+            text_add(&t, ",\n'%s': ", seed->doc.root->keys[k]);
+            value_print_python(&t, seed->doc.root->items[k], seed, 0);
+        }
+        text_add(&t, "}");
+        s = parse_space(t.s);
+        if (s == NULL) continue;
+        e.text[0] = '\0';
+        const int failed = config_check_space(s, "f", &e);
+        CHECK(failed == (cases[i].what != NULL ? ERROR_USER : OK), "%s: %s", cases[i].value, e.text);
+        CHECK(strstr(e.text, cases[i].what != NULL ? cases[i].what : "") != NULL, "%s: %s", cases[i].value, e.text);
+        space_free(s);
+        text_free(&t);
+    }
+    space_free(seed);
+    s = parse_space("hp.choice('whole', [\n {'lr_rate_mult': 1}])");
+    CHECK(config_check_space(s, "f", &e) == ERROR_USER && strstr(e.text, "f:2:2: 'l2_weight") == e.text, "%s", e.text);
+    space_free(s);
+    s = parse_space("[]");
+    CHECK(config_check_space(s, "f", &e) == ERROR_USER && strstr(e.text, "f:1:1: ") == e.text, "%s", e.text);
     space_free(s);
 }
 
@@ -873,6 +949,7 @@ int main(void) {
     test_round_trips();
     test_configs();
     test_cuts();
+    test_network_spaces();
     test_draws();
     test_no_memory();
     test_damage();
