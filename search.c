@@ -692,13 +692,16 @@ static int run_task(struct search *s, const struct task *task, struct error *e) 
     struct text line = {0}, state = {0};
     struct train_options train = o->train;
     int failed = space_config(s->space, s->values, &doc, e);
-    if (!failed) failed = config_read(&config, doc.root, o->space != NULL ? o->space : "the space", e);
+    if (!failed && config_read(&config, doc.root, o->space != NULL ? o->space : "the space", e)) {
+        outcome.status = ERROR_USER; /* out of the tail of a distribution without bounds: this trial's fault */
+        snprintf(outcome.reason, sizeof outcome.reason, "%.290s", e->text);
+    }
     if (!failed) {
         value_print_json(&line, doc.root, 0);
         text_add(&state, "%s/trial-%u.state", o->results, task->number + 1);
         if (line.failed || state.failed) failed = error_memory(e, line.n, "a trial");
     }
-    if (!failed) {
+    if (!failed && outcome.status == OK) {
         train.seed = s->shared->seed;
         train.config = line.s;
         train.state = state.s;
