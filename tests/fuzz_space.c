@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "space.h"
+#include "config.h"
 
 static void check(int condition) {
     if (!condition) abort();
@@ -54,6 +54,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
     check(space_parse(&again, s->text, strlen(s->text), "again", &e) == OK);
     check(again->n_params == s->n_params && strcmp(again->text, s->text) == 0);
     fuzz_points(s);
+    const int failed = config_check_space(s, "fuzz", &e);
+    check(failed == OK || (failed == ERROR_USER && strncmp(e.text, "fuzz:", 5) == 0));
     space_free(again);
     space_free(s);
     return 0;
