@@ -453,12 +453,19 @@ static int run_best(const struct settings *s, char **positional, int n, struct e
     struct text json = {0};
     int failed = open_results(&log, positional, n, e);
     if (failed) return failed;
+    const char *const folder = n > 0 ? positional[0] : "results";
     const int best = report_best(log);
-    const char *text = log_get_header(log)->space;
-    if (best < 0)
-        failed = error_set(e, ERROR_USER, "%s: no trial has ended well yet", n > 0 ? positional[0] : "results");
-    if (!failed) failed = space_parse(&space, text, strlen(text), "the log's space", e);
-    if (!failed) failed = space_config(space, log_trial(log, best)->values, &doc, e);
+    if (best < 0) {
+        failed = error_set(e, ERROR_USER, "%s: no trial has ended well yet", folder);
+    } else { /* in its own space: the log's last may be another (--continue-with-new-space) */
+        const struct trial *t = log_trial(log, best);
+        const char *text = log_space(log, t->space);
+        failed = space_parse(&space, text, strlen(text), "the log's space", e);
+        if (!failed && t->n_values != space->n_params)
+            failed = error_set(e, ERROR_USER, "%s/trials.log: trial %u has %d values, its space %d", folder,
+                               t->number + 1, t->n_values, space->n_params);
+        if (!failed) failed = space_config(space, t->values, &doc, e);
+    }
     if (!failed) {
         value_print_json(&json, doc.root, 4);
         failed = json.failed ? error_memory(e, json.n, "the configuration") : OK;
