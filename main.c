@@ -435,7 +435,7 @@ static int run_test(const struct settings *s, char **positional, int n, struct e
     bench_close(&b);
     document_free(&doc);
     tensors_free(&file);
-    return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
+    return failed;
 }
 
 static int open_results(struct log **log, char **positional, int n, struct error *e) {
@@ -590,7 +590,7 @@ static int run_command(const struct command *c, int argc, char **argv, struct er
     if (!failed) failed = c->run(&s, positional, n, e);
     if (!failed && (fflush(stdout) != 0 || ferror(stdout)))
         failed = error_set(e, ERROR_ENVIRONMENT, "cannot write to stdout: %s", strerror(errno));
-    return failed;
+    return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed; /* no memory, and no trial whose end it would be */
 }
 
 int main(int argc, char **argv) {
