@@ -563,6 +563,23 @@ static void print_version(void) {
 #endif
 }
 
+/* An argument as a shell takes it: what holds more than harmless characters stands in single quotes. */
+static void print_argument(FILE *to, const char *a) {
+    const char *const harmless = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,@%+";
+    if (a[0] != '\0' && a[strspn(a, harmless)] == '\0') {
+        fputs(a, to);
+        return;
+    }
+    fputc('\'', to);
+    for (; *a != '\0'; a++) {
+        if (*a == '\'')
+            fputs("'\\''", to);
+        else
+            fputc(*a, to);
+    }
+    fputc('\'', to);
+}
+
 static int run_command(const struct command *c, int argc, char **argv, struct error *e) {
     struct settings s = {.data = "synthetic",
                          .results = "results",
@@ -625,7 +642,10 @@ int main(int argc, char **argv) {
         if (strcmp(c->name, "search") == 0) {
             fprintf(stderr,
                     "parzen: ended by a signal; nothing recorded is lost; to go on, give the same command again:\n ");
-            for (int i = 0; i < argc; i++) fprintf(stderr, " %s", argv[i]);
+            for (int i = 0; i < argc; i++) {
+                fputc(' ', stderr);
+                print_argument(stderr, argv[i]);
+            }
             fprintf(stderr, "\n");
         }
         return 128 + (int)search_stop;
