@@ -840,7 +840,8 @@ static int run_jobs(const struct shared *shared, int first, struct error *e) {
 static int run_workers(const struct shared *shared, struct error *e) {
     const struct search_options *o = shared->options;
     pid_t *pids = mem_zero((size_t)o->workers, sizeof *pids);
-    int failed = pids == NULL ? error_memory(e, (size_t)o->workers * sizeof *pids, "the workers") : OK, passed_on = 0;
+    int failed = pids == NULL ? error_memory(e, (size_t)o->workers * sizeof *pids, "the workers") : OK;
+    int passed_on = 0, bad = 0, signalled = 0;
     fflush(NULL);
     for (int i = 0; i < o->workers && !failed; i++) {
         pids[i] = fork();
@@ -882,12 +883,21 @@ static int run_workers(const struct shared *shared, struct error *e) {
                                                    : 0;
         if (by != 0 && search_stop) { /* as it was told to, if not at once */
             if (!failed) failed = NET_STOPPED;
-        } else if (!failed || failed == NET_STOPPED) {
+            continue;
+        }
+        bad++;
+        signalled += by != 0;
+        if (!failed || failed == NET_STOPPED) {
             failed = by != 0
                          ? error_set(e, ERROR_ENVIRONMENT, "a worker was ended by signal %d; the others went on", by)
                          : error_set(e, WEXITSTATUS(status), "a worker has failed, see above; the others went on");
         }
     }
+    if (bad == o->workers)
+        failed = error_set(e, failed,
+                           signalled == bad ? "all %d workers were ended by signals; the same command goes on"
+                                            : "all %d workers have failed, see above",
+                           bad);
     mem_free(pids);
     return failed;
 }
