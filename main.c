@@ -227,6 +227,8 @@ static int check_settings(const struct settings *s, struct error *e) {
         return error_set(e, ERROR_USER, "--running is ignore or liar, not '%s'", s->running);
     if (s->workers > 1024 || s->jobs > 64)
         return error_set(e, ERROR_USER, "--workers is at most 1024, --jobs at most 64");
+    if (s->candidates > 1000000) /* tpe_open's limit, told before the data is read */
+        return error_set(e, ERROR_USER, "--candidates is at most 1000000");
     if (s->heartbeat < 0.1 || s->heartbeat > WORKER_SLOWEST)
         return error_set(e, ERROR_USER, "--heartbeat is 0.1 to %d seconds", WORKER_SLOWEST);
     return OK;
