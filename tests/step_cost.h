@@ -184,7 +184,7 @@ static struct cost cost_alone(const struct program *program, const struct op *op
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->add, n) + bytes_of(&o->out, n) + bytes_of(&o->dropped, n) +
                      taps * map_stored(&o->in) * map_stored(to) * 2;
             c.macs = (double)n * to->h * to->w * taps * real_of(&o->in) * real_of(to);
-            c.kernels = o->bn != NULL ? 2 : 1;
+            c.kernels = o->bn != NULL || o->in.h == 1 ? 2 : 1; /* one more for its statistics, or behind cuBLAS */
             if (making != BY_TAPS && window_of(&w, o->k, o->stride, to, map_stored(to), n, making)) {
                 window_cost(&c, &w, o->k, map_stored(&o->in));
             } else {
@@ -200,7 +200,7 @@ static struct cost cost_alone(const struct program *program, const struct op *op
                      taps * map_stored(&o->gradient) * map_stored(&o->out_gradient) * 2;
             c.macs = (double)n * o->out_gradient.h * o->out_gradient.w * taps * real_of(&o->gradient) *
                      real_of(&o->out_gradient);
-            c.kernels = o->bn != NULL ? 2 : 1;
+            c.kernels = o->bn != NULL || o->out_gradient.h == 1 ? 2 : 1;
             if (making != BY_TAPS &&
                 window_of(&w, o->k, o->stride, &o->gradient, map_stored(&o->gradient), n, making)) {
                 window_cost(&c, &w, o->k, map_stored(&o->out_gradient));
@@ -232,7 +232,10 @@ static struct cost cost_alone(const struct program *program, const struct op *op
             c.maps = bytes_of(&o->in, n) + bytes_of(&o->out, n) + bytes_of(&o->dropped, n);
             break;
         }
-        case OP_SUMS: c.maps = bytes_of(&op->sums.x, n) + bytes_of(&op->sums.out_gradient, n); break;
+        case OP_SUMS:
+            c.maps = bytes_of(&op->sums.x, n) + bytes_of(&op->sums.out_gradient, n);
+            c.kernels = 2;
+            break;
         case OP_APPLY_GRADIENT: {
             const struct op_apply_gradient *o = &op->apply_gradient;
             c.maps = bytes_of(&o->x, n) + bytes_of(&o->out_gradient, n) + bytes_of(&o->gradient, n) +
@@ -241,6 +244,7 @@ static struct cost cost_alone(const struct program *program, const struct op *op
         }
         case OP_OPTIMISE:
             c.maps = (double)p->n * 4 * (p->first_moment != NULL ? 7 : 5) + (double)p->n_decayed * 2;
+            c.kernels = 2; /* the step's end too */
             break;
         case OP_LOSS:
             c.maps = bytes_of(&op->loss.logits, n) * 2;
