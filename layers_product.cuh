@@ -154,7 +154,7 @@ struct tile {
     enum { FETCH_A = BM * 4 / WORKERS, FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS }; /* chunks a worker fetches */
     /* The result on its way out. */
     enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
-    enum { OUT = BM * LD * 4, PARTIAL = LINES * BN * 4, STAGING = OUT + PARTIAL + BN * 4 };
+    enum { OUT = BM * LD * 4, PARTIAL = LINES * BN * 4, PLACES = OUT + PARTIAL + BN * 4, STAGING = PLACES + BM * 4 };
     enum { PRODUCT_BYTES = (int)STAGES * STAGE > (int)STAGING ? (int)STAGES *STAGE : (int)STAGING };
     enum { WEIGHT_BYTES = (int)STAGES * STAGE };
     float sums[WM / 16][WN / 8][4];
@@ -449,14 +449,13 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
             *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(v[2], v[3]);
         }
     }
+    int *const places = (int *)(shared + W::PLACES); /* of a row's pixel: divided for once */
+    if (DATA && t < BM) {
+        const int m = tile_m * BM + t, image = m / per_image, y = m % per_image / per_line, x = m % per_line;
+        places[t] = (image * p.h + y * apart + base_y) * p.w + x * apart + base_x;
+    }
     barrier();
-    const auto pixel_of = [&](int row) {
-        const int m = tile_m * BM + row;
-        if (apart == 1) return (size_t)m;
-        const int image = m / per_image, y = m % per_image / per_line, x = m % per_line;
-        return ((size_t)image * (size_t)p.h + (size_t)(y * apart + base_y)) * (size_t)p.w +
-               (size_t)(x * apart + base_x);
-    };
+    const auto pixel_of = [&](int row) { return DATA ? (size_t)(uint32_t)places[row] : (size_t)(tile_m * BM + row); };
     const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
     finish_tile < T, BN, W::WORKERS, DATA,
         DATA &&BN<128 ? 2 : 1>(p.end, out, out + BM * W::LD, n, n0, p.columns,
