@@ -353,10 +353,10 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
 #pragma unroll(WGMMA ? 1 : 2) /* the sums leave few registers */
         for (int i = t; i < n; i += W::WORKERS) {
             const int at = part(i, by), c = i - at * chunks, place = tables.pixels[s][at];
-            copy_async(
-                to + (c * from.plane + at) * 16,
-                map + ((uint64_t)(uint32_t)(place > 0 ? place : 0) * (uint32_t)from.map.stride + (uint32_t)(c * 8)),
-                place >= 0 ? 16 : 0, how);
+            copy_async(to + (c * from.plane + at) * 16,
+                       place >= 0 ? map + ((uint64_t)(uint32_t)place * (uint32_t)from.map.stride + (uint32_t)(c * 8))
+                                  : from.map.at,
+                       place >= 0 ? 16 : 0, how);
         }
     };
     /* The weights of a slab, one after the other. A thread has the same eights of all slabs, and of these the same row
