@@ -187,7 +187,7 @@ static __global__ void __launch_bounds__(BN_THREADS) bn_sums(const float *partia
 struct sheet {
     int width, lines, repeat, groups;
 };
-enum { PASS_AHEAD = 4 }; /* repeat of the passes that do not pool */
+enum { PASS_AHEAD = 4 }; /* repeat, of the passes that do not pool and of sums */
 
 static struct sheet sheet_of(int channels, int repeat) {
     struct sheet s;

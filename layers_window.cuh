@@ -130,10 +130,10 @@ static __device__ __forceinline__ void fill_step(const window_source &s, int las
     *window = at[0] | (at[1] - at[0]) << 16;
 }
 
-static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int block) {
+static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int block, int columns) {
     tile_corner c;
     c.tile = block / p.tiles_n;
-    c.n0 = block - c.tile * p.tiles_n;
+    c.n0 = block % p.tiles_n * columns;
     const int of_image = p.tiles_x * p.tiles_y, first = c.tile / of_image * p.per;
     c.x = (c.tile % p.tiles_x) << p.log_w;
     c.y = (c.tile / p.tiles_x % p.tiles_y) << p.log_h;
@@ -305,10 +305,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     window_tables &tables = *(window_tables *)shared_memory();
     unsigned char *const shared = shared_memory() + TABLE_BYTES;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
-    if (t == 0) {
-        tables.corner = corner_of(p, block_of(p.back));
-        tables.corner.n0 *= BN;
-    }
+    if (t == 0) tables.corner = corner_of(p, block_of(p.back), BN);
     for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS) {
         const int kind = i / STEPS_MOST, step = i % STEPS_MOST;
         fill_step<DATA>(p.from[kind / 2], kind % 2, step, &tables.windows[kind][step], tables.weights[kind][step]);
