@@ -67,6 +67,7 @@ struct device_cuda {
     void *shadow;
     size_t shadow_bytes;
     const float *shadow_of; /* the values it holds; NULL: it must be made anew */
+    uint64_t policies[2];   /* of maps that are touched again soon; that are not */
     struct captured captured[CAPTURED_MOST];
     int n_captured;
     cudaEvent_t pace[2]; /* see keep_pace */
@@ -173,6 +174,12 @@ static int turned(struct run *r) { return r->back = !r->back; }
 
 static int blocks_of(size_t n, size_t each) { return (int)((n + each - 1) / each); }
 static int stored_of(const struct map *m) { return map_stored(m); }
+
+template <typename T>
+static view<T> view_of(const struct run *r, const struct map *m) {
+    view<T> v = {(T *)m->at, r->d->policies[m->once], (uint32_t)m->stride * (uint32_t)sizeof(T)};
+    return v;
+}
 
 /* The kernels in the storage type. */
 template <typename T>
@@ -321,15 +328,16 @@ template <typename T>
 static ending<T> ending_forward(const struct run *r, const struct op_conv *o) {
     ending<T> end;
     memset(&end, 0, sizeof end);
-    end.out = view_of<T>(&o->out);
-    if (o->out.wide) end.wide = (float *)o->out.at;
-    end.add = view_of<T>(&o->add);
-    end.dropped = view_of<T>(&o->dropped);
+    if (o->out.wide) {
+        end.wide = view_of<float>(r, &o->out);
+    } else {
+        end.out = view_of<T>(r, &o->out);
+    }
+    end.add = view_of<T>(r, &o->add);
+    end.dropped = view_of<T>(r, &o->dropped);
     if (o->bias != LAYERS_NONE) end.bias = r->p->parameters->value + o->bias;
     end.act = o->act;
-    end.drop = o->drop;
-    end.drop_stride = o->dropped.stride;
-    end.drop_first = o->dropped.first;
+    end.drop = dropping_of(&o->drop, &o->dropped);
     end.step = r->p->step;
     return end;
 }
@@ -347,18 +355,16 @@ template <typename T>
 static ending<T> ending_data(const struct run *r, const struct op_conv_data *o) {
     ending<T> end;
     memset(&end, 0, sizeof end);
-    end.out = view_of<T>(&o->gradient);
-    end.add = view_of<T>(&o->add);
-    end.branch = view_of<T>(&o->branch);
-    end.y = view_of<T>(&o->y);
-    end.branch_y = view_of<T>(&o->branch_y);
-    end.bn_x = view_of<T>(&o->bn_x);
+    end.out = view_of<T>(r, &o->gradient);
+    end.add = view_of<T>(r, &o->add);
+    end.branch = view_of<T>(r, &o->branch);
+    end.y = view_of<T>(r, &o->y);
+    end.branch_y = view_of<T>(r, &o->branch_y);
+    end.bn_x = view_of<T>(r, &o->bn_x);
     end.act = o->act;
     end.branch_act = o->branch_act;
     end.y_scale = o->y_scale;
-    end.drop = o->drop;
-    end.drop_stride = o->gradient.stride;
-    end.drop_first = o->gradient.first;
+    end.drop = dropping_of(&o->drop, &o->gradient);
     end.step = r->p->step;
     if (o->bn != NULL) end.mean = o->bn->mean;
     return end;
@@ -391,7 +397,7 @@ static int window_tiles(const struct window_of *p) {
 static void window_add(struct run *r, struct window_of *p, const struct map *map, size_t weight, int in_stored,
                        int out_stored, int k, int before) {
     struct window_source *s = &p->from[p->sources++];
-    s->map = view_of<bf16>(map);
+    s->map = view_of<bf16>(r, map);
     s->weight = weights_of<bf16>(r, weight);
     s->in_stored = in_stored, s->out_stored = out_stored;
     s->k = k, s->before = before;
@@ -520,7 +526,7 @@ int window_forward<bf16>(struct run *r, const struct op_conv *o) {
     p.end = ending_forward<bf16>(r, end);
     if (second != NULL) {
         window_add(r, &p, &second->in, second->weight, stored_of(&second->in), columns, 1, 0);
-        p.turn = view_of<bf16>(&o->out);
+        p.turn = view_of<bf16>(r, &o->out);
         p.turn_bias = r->p->parameters->value + o->bias;
         p.turn_act = o->act;
         p.end.add.at = NULL;
@@ -565,7 +571,7 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     p.end = ending_data<bf16>(r, end);
     if (second != NULL) {
         window_add(r, &p, &second->out_gradient, second->weight, columns, stored_of(&second->out_gradient), 1, 0);
-        p.turn_drop = o->drop;
+        p.turn_drop = dropping_of(&o->drop, &o->gradient);
         p.end.add.at = NULL;
     }
     if (!launch_window(r, &p, columns, end->bn, 1)) return 0;
@@ -583,11 +589,11 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.columns = p.out_stored = stored_of(to);
     p.in_stored = stored_of(&o->in);
     p.end = ending_forward<T>(r, o);
-    p.source = view_of<T>(&o->in);
+    p.source = view_of<T>(r, &o->in);
     p.weight = weights_of<T>(r, o->weight);
     if (by_cublas(r, o->k, &o->in, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
-        gemm<T>(r, 0, 0, r->n, p.columns, p.in_stored, p.source.at, p.source.stride, p.weight, p.out_stored, result);
+        gemm<T>(r, 0, 0, r->n, p.columns, p.in_stored, p.source.at, o->in.stride, p.weight, p.out_stored, result);
         GO(r, (dense_finish<T, 0>), dim3((unsigned)blocks_of((size_t)r->n * (size_t)p.columns / 8, THREADS)), 0,
            (const float *)result, r->n, p.columns, p.end);
         return;
@@ -612,11 +618,12 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     p.columns = p.in_stored = stored_of(&o->gradient);
     p.out_stored = stored_of(&o->out_gradient);
     p.end = ending_data<T>(r, o);
-    p.source = view_of<T>(&o->out_gradient);
+    p.source = view_of<T>(r, &o->out_gradient);
     p.weight = weights_of<T>(r, o->weight);
     if (by_cublas(r, o->k, &o->gradient, o->bn)) {
         float *result = (float *)scratch(r, (size_t)r->n * (size_t)p.columns * sizeof(float));
-        gemm<T>(r, 0, 1, r->n, p.columns, p.out_stored, p.source.at, p.source.stride, p.weight, p.out_stored, result);
+        gemm<T>(r, 0, 1, r->n, p.columns, p.out_stored, p.source.at, o->out_gradient.stride, p.weight, p.out_stored,
+                result);
         GO(r, (dense_finish<T, 1>), dim3((unsigned)blocks_of((size_t)r->n * (size_t)p.columns / 8, THREADS)), 0,
            (const float *)result, r->n, p.columns, p.end);
         return;
@@ -680,7 +687,7 @@ int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct w
     memset(p, 0, sizeof *p);
     if (o->stride != 1 || g->h != o->in.h || g->w != o->in.w || !window_shape(&shape, r->n, g->h, g->w, WEIGHT_PIXELS))
         return 0;
-    p->source = view_of<bf16>(&o->in), p->gradient = view_of<bf16>(g);
+    p->source = view_of<bf16>(r, &o->in), p->gradient = view_of<bf16>(r, g);
     p->images = r->n, p->h = g->h, p->w = g->w, p->per = shape.per;
     p->log_w = shape.log_w, p->log_h = shape.log_h, p->tiles_x = shape.tiles_x, p->tiles_y = shape.tiles_y;
     p->tiles = window_tiles(&shape);
@@ -702,10 +709,10 @@ static float *bias_gradient_of(const struct run *r, const struct op_conv_weight 
 template <typename T>
 static void dense_weight(struct run *r, const struct op_conv_weight *o) {
     const int columns = stored_of(&o->out_gradient);
-    const view<T> in = view_of<T>(&o->in), g = view_of<T>(&o->out_gradient);
+    const view<T> g = view_of<T>(r, &o->out_gradient);
     float *const bias = bias_gradient_of(r, o);
-    gemm<T>(r, 1, 0, stored_of(&o->in), columns, r->n, in.at, in.stride, g.at, g.stride,
-            r->p->parameters->gradient + o->weight);
+    gemm<T>(r, 1, 0, stored_of(&o->in), columns, r->n, (const T *)o->in.at, o->in.stride, (const T *)g.at,
+            o->out_gradient.stride, r->p->parameters->gradient + o->weight);
     if (bias != NULL)
         GO(r, bias_gradient<T>, dim3((unsigned)blocks_of((size_t)columns, 64)), (THREADS * 8 + 64) * sizeof(float), g,
            r->n, columns, bias);
@@ -727,8 +734,8 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     memset(&p, 0, sizeof p);
     const int in_stored = stored_of(&o->in);
     p.columns = stored_of(g);
-    p.source = view_of<T>(&o->in);
-    p.gradient = view_of<T>(g);
+    p.source = view_of<T>(r, &o->in);
+    p.gradient = view_of<T>(r, g);
     const int bn = tile_columns(p.source.at, p.columns), depth = tile<T, 64>::BK;
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
     const size_t size = weights + (size_t)(bias != NULL ? p.columns : 0);
@@ -792,15 +799,14 @@ static void apply_forward(struct run *r, const struct op_apply *o) {
     apply_of<T> p;
     memset(&p, 0, sizeof p);
     p.sheet = sheet_of(stored_of(&o->in), o->pool == POOL_NONE ? PASS_AHEAD : 1);
-    p.in = view_of<T>(&o->in);
-    p.out = view_of<T>(&o->out);
-    p.dropped = view_of<T>(&o->dropped);
+    p.in = view_of<T>(r, &o->in);
+    p.out = view_of<T>(r, &o->out);
+    p.dropped = view_of<T>(r, &o->dropped);
     p.h = o->in.h, p.w = o->in.w, p.out_h = to->h, p.out_w = to->w;
     p.pixels = r->n * to->h * to->w;
     if (o->bn != NULL) p.scale = o->bn->scale, p.shift = o->bn->shift;
     p.pad = o->pool == POOL_MAX3 ? o->pad : 0;
-    p.drop_first = o->dropped.first;
-    p.drop = o->drop;
+    p.drop = dropping_of(&o->drop, &o->dropped);
     p.step = r->p->step;
     p.back = turned(r);
     WITH_POOL(o->pool, r, apply, T, sheet_grid(&p.sheet, p.pixels), 0, p)
@@ -813,8 +819,8 @@ static back_of<T> back(struct run *r, const struct map *x, const struct map *g, 
     back_of<T> p;
     memset(&p, 0, sizeof p);
     p.sheet = sheet_of(stored_of(x), repeat);
-    p.x = view_of<T>(x);
-    p.g = view_of<T>(g);
+    p.x = view_of<T>(r, x);
+    p.g = view_of<T>(r, g);
     p.h = x->h, p.w = x->w, p.g_h = g->h, p.g_w = g->w;
     p.pad = pool == POOL_MAX3 ? pad : 0;
     p.cell_h = pool == POOL_NONE ? x->h : (x->h + p.pad + 1) / 2;
@@ -842,9 +848,9 @@ static void sums_back(struct run *r, const struct op_sums *o) {
 template <typename T>
 static void apply_back(struct run *r, const struct op_apply_gradient *o) {
     back_of<T> p = back<T>(r, &o->x, &o->out_gradient, o->bn, o->pool, o->pad, o->pool == POOL_NONE ? PASS_AHEAD : 1);
-    p.gradient = view_of<T>(&o->gradient);
-    p.branch = view_of<T>(&o->branch);
-    p.branch_y = view_of<T>(&o->branch_y);
+    p.gradient = view_of<T>(r, &o->gradient);
+    p.branch = view_of<T>(r, &o->branch);
+    p.branch_y = view_of<T>(r, &o->branch_y);
     p.act = o->act;
     p.branch_act = o->branch_act;
     WITH_POOL(o->pool, r, apply_gradient, T, sheet_grid(&p.sheet, p.cells), 0, p)
@@ -859,7 +865,7 @@ static void batch_forward(struct run *r, const struct op_batch *o) {
     p.pixels = o->pixels;
     p.order = o->order;
     p.step = r->p->step;
-    p.out = view_of<T>(&o->out);
+    p.out = view_of<T>(r, &o->out);
     p.h = o->out.h, p.w = o->out.w, p.c = o->c, p.stored = stored_of(&o->out), p.flip = o->flip;
     p.all = r->n * p.h * p.w;
     memcpy(p.key, o->flip_key, sizeof p.key);
@@ -870,8 +876,8 @@ template <typename T>
 static void loss_forward(struct run *r, const struct op_loss *o) {
     loss_of<T> p;
     memset(&p, 0, sizeof p);
-    p.logits = view_of<float>(&o->logits);
-    p.gradient = view_of<T>(&o->gradient);
+    p.logits = view_of<float>(r, &o->logits);
+    p.gradient = view_of<T>(r, &o->gradient);
     p.images = r->n, p.fine = o->fine, p.coarse = o->coarse, p.softmax = o->softmax;
     p.column = (o->fine + LAYERS_ALIGN - 1) / LAYERS_ALIGN * LAYERS_ALIGN;
     p.stored = stored_of(&o->logits);
@@ -1396,6 +1402,17 @@ static cudaError_t open_streams(struct device_cuda *c, unsigned without) {
     return s;
 }
 
+static int make_policies(struct device_cuda *c, struct error *e) {
+    uint64_t *at = NULL;
+    int failed = cuda_alloc(&c->device, sizeof c->policies, (void **)&at, e);
+    if (failed) return failed;
+    LAUNCH(policies, dim3(1), dim3(THREADS), (size_t)0, c->stream, 0, at);
+    failed = cuda_check(cudaGetLastError(), "opening it", e);
+    if (!failed) failed = cuda_read(&c->device, c->policies, at, sizeof c->policies, e);
+    cuda_release(&c->device, at);
+    return failed;
+}
+
 static int open_device(struct device_cuda *c, unsigned without, struct error *e) {
     cudaDeviceProp prop;
     int failed = cuda_check(cudaSetDevice(c->gpu), "opening it", e);
@@ -1428,6 +1445,7 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     const int hopper = prop.major == 9 && !c->fp32, wgmma = hopper && !(without & CUDA_WITHOUT_WGMMA);
     for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
+    if (!failed) failed = make_policies(c, e);
     if (!failed && !(without & CUDA_WITHOUT_CUBLAS)) failed = open_cublas(c, e);
     const int early = c->early;
     c->records = 1;

@@ -110,16 +110,20 @@ static __device__ __forceinline__ void store_kept(uint2 *p, uint2 v, uint64_t ke
 static __device__ __forceinline__ void store_kept(uint32_t *p, uint32_t v, uint64_t keeping) {
     asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(p), "r"(v), "l"(keeping) : "memory");
 }
-/* 16 bytes from global to shared memory, on their own; with bytes 0, zeros. Through the first-level cache: taps
- * overlap. */
-static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+/* 16 bytes from global to shared memory, on their own; where they are not there, zeros, and `global` may be anything.
+ * Through the first-level cache: taps overlap. */
+static __device__ __forceinline__ void copy_async(void *shared, const void *global, int there) {
+    asm volatile("{\n .reg .pred p;\n setp.eq.s32 p, %2, 0;\n cp.async.ca.shared.global [%0], [%1], 16, p;\n}" ::"r"(
+                     shared_address(shared)),
+                 "l"(global), "r"(there)
                  : "memory");
 }
-static __device__ __forceinline__ void copy_async(void *shared, const void *global, int bytes, uint64_t keeping) {
-    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(bytes), "l"(keeping)
-                 : "memory");
+static __device__ __forceinline__ void copy_async(void *shared, const void *global, int there, uint64_t keeping) {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.eq.s32 p, %2, 0;\n cp.async.ca.shared.global.L2::cache_hint [%0], [%1], 16, p, "
+        "%3;\n}" ::"r"(shared_address(shared)),
+        "l"(global), "r"(there), "l"(keeping)
+        : "memory");
 }
 static __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -129,6 +133,11 @@ static __device__ __forceinline__ void copy_wait() {
 /* v, which the compiler takes for a new value: what follows from it is not worked out before a loop and kept. */
 static __device__ __forceinline__ int anew(int v) {
     asm volatile("" : "+r"(v));
+    return v;
+}
+/* v, now: not put off into a branch. */
+static __device__ __forceinline__ float at_once(float v) {
+    asm volatile("" : "+f"(v));
     return v;
 }
 /* v, which is the same in all lanes of a warp, so that the compiler knows. */

@@ -113,21 +113,18 @@ enum { THREADS = 256 };
 template <typename T>
 struct view {
     T *at;
-    int stride, once;
+    uint64_t keeping; /* what the second-level cache is to do with it: see policies */
+    uint32_t pitch;   /* bytes from one pixel to the next */
 };
-template <typename T>
-static view<T> view_of(const struct map *m) {
-    view<T> v = {(T *)m->at, m->stride, m->once};
-    return v;
-}
+/* Channel c of pixel p < 2^32: one multiplication. */
 template <typename T>
 static __device__ __forceinline__ T *pixel(const view<T> &m, size_t p, int c) {
-    return m.at + ((uint64_t)(uint32_t)p * (uint32_t)m.stride + (uint32_t)c); /* pixels < 2^32: one multiplication */
+    return (T *)((char *)(m.at + c) + (uint64_t)(uint32_t)p * m.pitch);
 }
 /* Channels c .. c + 7 of pixel p. */
 template <typename T>
 static __device__ __forceinline__ void fetch8(const view<T> &m, size_t p, int c, eight<T> *e) {
-    fetch8(pixel(m, p, c), keeping(m.once), e);
+    fetch8(pixel(m, p, c), m.keeping, e);
 }
 template <typename T>
 static __device__ __forceinline__ void load8(const view<T> &m, size_t p, int c, float v[8]) {
@@ -137,7 +134,7 @@ static __device__ __forceinline__ void load8(const view<T> &m, size_t p, int c, 
 }
 template <typename T>
 static __device__ __forceinline__ void store8(const view<T> &m, size_t p, int c, float v[8]) {
-    store8(pixel(m, p, c), keeping(m.once), v);
+    store8(pixel(m, p, c), m.keeping, v);
 }
 
 /* The block's number along x, counted from the last one where `back`. The passes over maps go by turns one way and the
@@ -146,14 +143,14 @@ static __device__ __forceinline__ int block_of(int back) {
     return (int)(back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
 }
 
-/* For bf16 with an error far below what is stored, but a third of the instructions, and none of them a branch. NaN
- * stays NaN. */
+/* For bf16 in five instructions, without a branch: x itself where its square is too small to matter, and elsewhere the
+ * exponential is exact enough. Off by 2^-11 of the result at the most, at the border (2^-10.5), where bf16 rounds by
+ * 2^-9. NaN stays NaN. */
 template <typename T>
 static __device__ __forceinline__ float elu(float x) {
     if (sizeof(T) == sizeof(float)) return x > 0 ? x : expm1f(x);
-    const float below = x > 0 ? 0.0f : x;
-    const float near = below + below * below * (0.5f + below * (1.0f / 6)), far = exponential(below) - 1.0f;
-    return fmaxf(x, 0.0f) + (below > -0.04f ? near : far);
+    const float below = at_once(exponential(x) - 1.0f);
+    return x > -0.00069f ? x : below;
 }
 
 template <typename T>
@@ -178,17 +175,36 @@ static __device__ __forceinline__ void activate_back8(int act, float v[8], const
     }
 }
 
-/* Dropout of eight channels, the first of which is element e of its map (see struct drop). */
-static __device__ __forceinline__ void drop8(const struct drop &d, const struct step *s, size_t e, float v[8]) {
-    const uint32_t counter[4] = {(uint32_t)(e / 8), s->step, s->epoch, 0};
-    const float scale = 65536.0f / (float)(65536 - d.threshold);
-    uint32_t words[4];
+/* struct drop as kernels see it, of a map. */
+struct dropping {
+    uint32_t key[2];
+    uint32_t least; /* of 32 bits: the threshold in the upper half; 0: no dropout */
+    float scale;
+    uint32_t eights, first; /* of channels: in a pixel; before the first of this map */
+};
+static struct dropping dropping_of(const struct drop *d, const struct map *m) {
+    struct dropping of = {{d->key[0], d->key[1]}, d->threshold << 16, 1, 0, 0};
+    of.scale = 65536.0f / (float)(65536 - d->threshold);
+    of.eights = (uint32_t)(m->stride / LAYERS_ALIGN), of.first = (uint32_t)(m->first / LAYERS_ALIGN);
+    return of;
+}
+
+/* Two channels' bits, low half first. */
+static __device__ __forceinline__ void drop2(const dropping &d, uint32_t word, float v[2]) {
+    v[0] = word << 16 >= d.least ? v[0] * d.scale : 0.0f;
+    v[1] = word >= d.least ? v[1] * d.scale : 0.0f;
+}
+/* The words of eight channels: c .. c + 7 of pixel p. */
+static __device__ __forceinline__ void drop_words(const dropping &d, const struct step *s, size_t p, int c,
+                                                  uint32_t words[4]) {
+    const uint32_t counter[4] = {(uint32_t)p * d.eights + d.first + (uint32_t)c / 8, s->step, s->epoch, 0};
     philox(d.key, counter, words);
+}
+static __device__ __forceinline__ void drop8(const dropping &d, const struct step *s, size_t p, int c, float v[8]) {
+    uint32_t words[4];
+    drop_words(d, s, p, c, words);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint32_t bits = (words[i / 2] >> (16 * (i % 2))) & 0xffff;
-        v[i] = bits >= d.threshold ? v[i] * scale : 0.0f;
-    }
+    for (int i = 0; i < 4; i++) drop2(d, words[i], v + 2 * i);
 }
 
 /* x / d for x < 2^31 without a division (Granlund and Montgomery 1994). */
@@ -507,6 +523,12 @@ static __global__ void __launch_bounds__(THREADS)
     step->step++;
     step->first += (uint32_t)images;
     if (training) step->mu_product *= nadam_mu((double)++step->t);
+}
+
+/* What keeping() makes, for view.keeping: to be worked out once, not for each access. */
+static __global__ void __launch_bounds__(THREADS) policies(uint64_t *of) {
+    after_previous();
+    if (threadIdx.x == 0) of[0] = keeping(0), of[1] = keeping(1);
 }
 
 /* The shadow. */

@@ -208,8 +208,8 @@ struct apply_of {
     view<T> in, out, dropped;
     int h, w, out_h, out_w, pixels; /* of the input; of the output; of all outputs */
     const float *scale, *shift;
-    int pad, drop_first, back; /* back: for block_of */
-    struct drop drop;
+    int pad, back; /* back: for block_of */
+    dropping drop;
     const struct step *step;
 };
 
@@ -286,8 +286,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
         for (int j = 0; j < 8; j++) d[j] = v[j];
         if (p.out.at != NULL) store8(p.out, (size_t)to, c, v);
         if (p.dropped.at != NULL) {
-            const size_t e = (size_t)to * (size_t)p.dropped.stride + (size_t)(p.drop_first + c);
-            if (p.drop.threshold > 0) drop8(p.drop, p.step, e, d);
+            if (p.drop.least > 0) drop8(p.drop, p.step, (size_t)to, c, d);
             store8(p.dropped, (size_t)to, c, d);
         }
     }

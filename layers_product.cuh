@@ -17,11 +17,10 @@
 template <typename T>
 struct ending {
     view<T> out, add, dropped;
-    float *wide; /* out, where it is stored as float; NULL: out is */
+    view<float> wide; /* out, where it is stored as float */
     const float *bias;
     int act;
-    struct drop drop;
-    int drop_stride, drop_first; /* of the map whose elements the mask counts */
+    dropping drop;
     const struct step *step;
     float *partials; /* [rows of blocks][2][columns], of statistics or sums; or NULL */
     /* the data gradient's */
@@ -57,13 +56,13 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
     float d[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) d[i] = v[i];
-    if (o.wide != NULL) {
-        store8(o.wide + p * (size_t)o.out.stride + c, v);
+    if (o.wide.at != NULL) {
+        store8(o.wide, p, c, v);
     } else if (o.out.at != NULL) {
         store8(o.out, p, c, v);
     }
     if (o.dropped.at != NULL) {
-        if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), d);
+        if (o.drop.least > 0) drop8(o.drop, o.step, p, c, d);
         store8(o.dropped, p, c, d);
     }
 }
@@ -88,7 +87,7 @@ template <typename T>
 static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const float mean[8],
                                                    const beside<T> &with, float v[8], float xg[8]) {
     float other[8];
-    if (o.drop.threshold > 0) drop8(o.drop, o.step, p * (size_t)o.drop_stride + (size_t)(o.drop_first + c), v);
+    if (o.drop.least > 0) drop8(o.drop, o.step, p, c, v);
     if (o.add.at != NULL) {
         widen8(with.add, other);
 #pragma unroll
@@ -142,8 +141,24 @@ enum { BY_ROW, BY_DEPTH };
  * warp's part is WM x WN; its accumulators are fragments of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8, columns
  * 2 (l % 4) and the next. */
 enum { BM = 128, WM = 32, STAGES = 4 };
-/* Floats from one row of a result to the next on its way out: fragments of four rows are written to different banks. */
-#define OUT_PITCH(columns) ((columns) + ((columns) % 16 == 0 ? 8 : 16))
+
+/* A result of ROWS x BN on its way out, as floats in shared memory: a plane of the first four columns of each eight,
+ * and one of the others. So what eight threads read together, four columns each, is 128 bytes without gaps. Fragments
+ * of four rows are written to different banks: by the gap between the planes, and, where a row is a power of two, by
+ * turning its eights. */
+template <int ROWS, int BN>
+struct way_out {
+    enum { ROW = BN / 2, TURN = BN == 32 ? 2 : BN % 64 == 0 ? 1 : 0 };
+    enum { GAP = BN == 32 ? 8 : BN % 64 == 0 || BN % 16 != 0 ? 16 : 4, PLANE = ROWS * ROW + GAP };
+    enum { FLOATS = PLANE + ROWS * ROW };
+};
+template <int ROWS, int BN>
+static __device__ __forceinline__ float *out_at(float *out, int row, int column) {
+    typedef way_out<ROWS, BN> W;
+    const int eight = column / 8 ^ (W::TURN > 0 ? row / (W::TURN > 0 ? (int)W::TURN : 1) % 4 : 0);
+    return out + column / 4 % 2 * W::PLANE + row * W::ROW + eight * 4 + column % 4;
+}
+
 template <typename T, int BN>
 struct tile {
     enum { E = 16 / sizeof(T), BK = 4 * E }; /* elements of a chunk; depth */
@@ -152,9 +167,8 @@ struct tile {
     enum { A_BYTES = BK * (A_CHUNKS + 1) * 16, B_BYTES = BK * (B_CHUNKS + 1) * 16, STAGE = A_BYTES + B_BYTES };
     static_assert(A_BYTES >= BM * 64 && B_BYTES >= BN * 64, "a stage holds tiles that lie either way");
     enum { FETCH_A = BM * 4 / WORKERS, FETCH_B = (BN * 4 + WORKERS - 1) / WORKERS }; /* chunks a worker fetches */
-    /* The result on its way out. */
-    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
-    enum { OUT = BM * LD * 4, PARTIAL = LINES * BN * 4, PLACES = OUT + PARTIAL + BN * 4, STAGING = PLACES + BM * 4 };
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS };
+    enum { PLACES = way_out<BM, BN>::FLOATS * 4, STAGING = PLACES + BM * 4 }; /* on the way out */
     enum { PRODUCT_BYTES = (int)STAGES * STAGE > (int)STAGING ? (int)STAGES *STAGE : (int)STAGING };
     enum { WEIGHT_BYTES = (int)STAGES * STAGE };
     float sums[WM / 16][WN / 8][4];
@@ -277,19 +291,24 @@ static __device__ __forceinline__ void sum_columns(const float sum[8], float *pa
     barrier();
 }
 
-/* The way out for BM rows of a result that lie in shared memory as floats, OUT_PITCH(BN) apart: a thread has eight
- * channels of a pixel at a time. n: how many of the rows there are; pixel_of(row): where one belongs; block: which of
- * the partial statistics or sums are this tile's; partial: LINES * BN floats and BN more. AHEAD:
- * pixels whose other maps are fetched together. */
-template <typename T, int BN, int WORKERS, int DATA, int AHEAD, typename F>
-static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, float *partial, int n, int n0,
-                                                   int columns, size_t block, const F &pixel_of) {
-    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, LD = OUT_PITCH(BN) };
-    const int t = (int)threadIdx.x, column = t % GROUPS * 8, inside = n0 + column < columns && t < GROUPS * LINES;
-    float first[8] = {}, second[8] = {}; /* sums of v; and, for the data gradient, of v (x - mean) */
+/* The way out for ROWS rows of a result: a thread has eight channels of a pixel at a time. n: how many of the rows
+ * there are; pixel_of(row): where one belongs; block: which of the partial statistics or sums are this tile's. AHEAD:
+ * pixels whose other maps are fetched together.
+ *
+ * Statistics are a channel's sum, and its squares about the mean of these rows. A thread takes both about the first
+ * value that it meets; then all take them about line 0's. That is near enough to the mean: some digits are lost where
+ * it lies far out, but then it is that value which makes the variance. */
+template <typename T, int ROWS, int BN, int WORKERS, int DATA, int AHEAD, typename F>
+static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *out, int n, int n0, int columns,
+                                                   size_t block, const F &pixel_of) {
+    enum { GROUPS = BN / 8, LINES = WORKERS / GROUPS, BOTH = 2 * LINES * BN };
+    static_assert(BOTH + BN <= way_out<ROWS, BN>::FLOATS, "sums take the result's place");
+    const int t = (int)threadIdx.x, column = t % GROUPS * 8, line = t / GROUPS;
+    const int inside = n0 + column < columns && line < LINES;
+    float first[8] = {}, second[8] = {}, from[8] = {}; /* sums of v, and of v (x - mean); or statistics about `from` */
     float constant[8];
     if (inside) load_constant<T, DATA>(end, n0 + column, constant);
-    for (int row = t / GROUPS; row < n; row += AHEAD * LINES) {
+    for (int row = line; row < n; row += AHEAD * LINES) {
         if (!inside) continue;
         beside<T> with[AHEAD];
         if (DATA) {
@@ -302,37 +321,53 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
         for (int k = 0; k < AHEAD; k++) {
             const int at = row + k * LINES;
             if (at >= n) break;
-            float v[8], xg[8] = {};
-            load8(out + at * LD + column, v);
+            const float *const result = out_at<ROWS, BN>(out, at, column);
+            const float4 low = *(const float4 *)result, high = *(const float4 *)(result + way_out<ROWS, BN>::PLANE);
+            float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}, xg[8] = {};
             if (DATA) {
                 finish_data(end, pixel_of(at), n0 + column, constant, with[k], v, xg);
+#pragma unroll
+                for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
             } else {
                 finish_forward(end, pixel_of(at), n0 + column, constant, v);
-                store8(out + at * LD + column, v);
-            }
 #pragma unroll
-            for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
+                for (int i = 0; i < 8; i++) {
+                    from[i] = at < LINES ? v[i] : from[i];
+                    const float d = v[i] - from[i];
+                    first[i] += d, second[i] += d * d;
+                }
+            }
         }
     }
     if (end.partials == NULL) return;
-    float *const total = partial + LINES * BN, *const to = end.partials + block * 2 * (size_t)columns + n0;
-    sum_columns<BN, LINES>(first, partial, total);
-    if (t < BN && n0 + t < columns) to[t] = total[t];
-    if (!DATA && inside) { /* of the squares about these rows' own mean */
-        const float by = 1 / (float)n;
-        float mean[8];
-        load8(total + column, mean);
+    float *const common = out + BOTH, *const to = end.partials + block * 2 * (size_t)columns + n0;
+    barrier(); /* nobody reads the result any more */
+    if (!DATA) {
+        if (line == 0) store8(common + column, from);
+        barrier();
+        const int rows = line < n ? (n - line + LINES - 1) / LINES : 0; /* this thread's */
+        float other[8];
+        if (line < LINES) load8(common + column, other);
 #pragma unroll
-        for (int i = 0; i < 8; i++) mean[i] *= by;
-        for (int row = t / GROUPS; row < n; row += LINES) {
-            float v[8];
-            load8(out + row * LD + column, v);
-#pragma unroll
-            for (int i = 0; i < 8; i++) second[i] += (v[i] - mean[i]) * (v[i] - mean[i]);
+        for (int i = 0; i < 8 && line < LINES; i++) {
+            const float apart = from[i] - other[i], all = (float)rows * apart;
+            second[i] += apart * (2 * first[i] + all);
+            first[i] += all;
         }
     }
-    sum_columns<BN, LINES>(second, partial, total);
-    if (t < BN && n0 + t < columns) to[columns + t] = total[t];
+    if (line < LINES) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) ((float2 *)out)[line * BN + column + i] = make_float2(first[i], second[i]);
+    }
+    barrier();
+    for (int i = t; i < (2 * BN + 31) / 32 * 32; i += WORKERS) { /* whole warps */
+        const int c = i / 2, is_second = i % 2;
+        float sum = 0;
+        for (int k = 0; k < LINES && c < BN; k++) sum += out[k * 2 * BN + i];
+        const float other = shuffle_xor(sum, 1);
+        if (!DATA && c < BN) sum = is_second ? sum - other * other / (float)n : sum + (float)n * common[c];
+        if (c < BN && n0 + c < columns) to[is_second * columns + c] = sum;
+    }
 }
 
 template <typename T, int BN, int DATA>
@@ -367,8 +402,8 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     for (int i = 0; i < W::FETCH_A; i++) {
         const int m = tile_m * BM + t / 4 + i * APART;
         const int y = m % per_image / per_line;
-        image[i] =
-            p.source.at + (size_t)(m / per_image) * (size_t)p.source_h * (size_t)p.source_w * (size_t)p.source.stride;
+        image[i] = p.source.at + (size_t)(m / per_image) * (size_t)p.source_h * (size_t)p.source_w *
+                                     (size_t)(p.source.pitch / sizeof(T));
         at_y[i] = m < rows ? y * step + from_y : -(1 << 20);
         at_x[i] = m % per_line * step + from_x;
     }
@@ -388,8 +423,9 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                 const int y = at_y[i] + sign * tap_y, x = at_x[i] + sign * tap_x;
                 const int ok = inside && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
                 const T *from =
-                    ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)p.source.stride + c * E : p.source.at;
-                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok ? 16 : 0, keeping(p.source.once));
+                    ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)(p.source.pitch / sizeof(T)) + c * E
+                       : p.source.at;
+                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok, p.source.keeping);
             }
             if (DATA) {
                 const int tap = (first_y + apart * tap_y) * p.k + first_x + apart * tap_x;
@@ -403,7 +439,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                                      ((size_t)tap * (size_t)p.in_stored + (size_t)(n0 + n)) * (size_t)p.out_stored +
                                      c * E
                                : p.weight;
-                        copy_async(chunk_at<4>(b, n, q), from, ok ? 16 : 0);
+                        copy_async(chunk_at<4>(b, n, q), from, ok);
                     }
                 }
             } else {
@@ -414,7 +450,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                     const int ok = k < p.k * p.k * p.in_stored && n0 + chunk * E < p.columns;
                     if (row < BK) {
                         const T *from = ok ? p.weight + (size_t)k * (size_t)p.out_stored + n0 + chunk * E : p.weight;
-                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from, ok ? 16 : 0);
+                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from, ok);
                     }
                 }
             }
@@ -445,8 +481,8 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
         for (int j = 0; j < W::WN / 8; j++) {
             const int row = warp % 4 * WM + i * 16 + lane / 4, column = warp / 4 * W::WN + j * 8 + lane % 4 * 2;
             const float *const v = work.sums[i][j];
-            *(float2 *)(out + row * W::LD + column) = make_float2(v[0], v[1]);
-            *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(v[2], v[3]);
+            *(float2 *)out_at<BM, BN>(out, row, column) = make_float2(v[0], v[1]);
+            *(float2 *)out_at<BM, BN>(out, row + 8, column) = make_float2(v[2], v[3]);
         }
     }
     int *const places = (int *)(shared + W::PLACES); /* of a row's pixel: divided for once */
@@ -457,9 +493,9 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     barrier();
     const auto pixel_of = [&](int row) { return DATA ? (size_t)(uint32_t)places[row] : (size_t)(tile_m * BM + row); };
     const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
-    finish_tile < T, BN, W::WORKERS, DATA,
-        DATA &&BN<128 ? 2 : 1>(p.end, out, out + BM * W::LD, n, n0, p.columns,
-                               (size_t)part_of * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
+    enum { AHEAD = DATA && BN < 128 ? 2 : 1 }; /* by registers */
+    finish_tile<T, BM, BN, W::WORKERS, DATA, AHEAD>(p.end, out, n, n0, p.columns,
+                                                    (size_t)part_of * (size_t)p.tiles_m + (size_t)tile_m, pixel_of);
 }
 
 /* ============================================== the weight gradient =============================================== */
@@ -518,19 +554,20 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                 const T *from =
                     ok ? p.source.at +
                              (((size_t)image * (size_t)p.source_h + (size_t)y) * (size_t)p.source_w + (size_t)x) *
-                                 (size_t)p.source.stride +
+                                 (size_t)(p.source.pitch / sizeof(T)) +
                              c * E
                        : p.source.at;
-                copy_async(chunk_at<CA>(a, row, t % CA), from, ok ? 16 : 0, keeping(p.source.once));
+                copy_async(chunk_at<CA>(a, row, t % CA), from, ok, p.source.keeping);
             }
 #pragma unroll
             for (int i = 0; i < W::FETCH_B; i++) {
                 const int row = (t + i * W::WORKERS) / CB, column = (t + i * W::WORKERS) % CB;
                 const int pixel = begin + slab * BK + row, ok = pixel < end && n0 + column * E < p.columns;
                 if (row < BK) {
-                    const T *from = ok ? p.gradient.at + (size_t)pixel * (size_t)p.gradient.stride + n0 + column * E
-                                       : p.gradient.at;
-                    copy_async(chunk_at<CB>(b, row, column), from, ok ? 16 : 0, keeping(p.gradient.once));
+                    const T *from =
+                        ok ? p.gradient.at + (size_t)pixel * (size_t)(p.gradient.pitch / sizeof(T)) + n0 + column * E
+                           : p.gradient.at;
+                    copy_async(chunk_at<CB>(b, row, column), from, ok, p.gradient.keeping);
                 }
             }
         }

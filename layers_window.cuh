@@ -39,7 +39,7 @@ struct window_tile {
     enum { EIGHTS_PASS = EIGHTS * BN <= WORKERS ? (int)EIGHTS : EIGHTS / 2 * BN <= WORKERS ? EIGHTS / 2 : EIGHTS / 4 };
     enum { ROWS_PASS = WORKERS / EIGHTS, PASSES_FORWARD = EIGHTS / EIGHTS_PASS };
     enum { PASSES_DATA = (BN + ROWS_PASS - 1) / ROWS_PASS };
-    enum { LD = OUT_PITCH(BN), LINES = WORKERS / B_CHUNKS, OUT_BYTES = (WINDOW_ROWS * LD + LINES * BN + BN) * 4 };
+    enum { OUT_BYTES = way_out<WINDOW_ROWS, BN>::FLOATS * 4 };
 };
 
 /* x / d for small numbers (x < 65536 / d): x * over(d) >> 16. */
@@ -64,7 +64,7 @@ struct window_of {
     view<bf16> turn;
     const float *turn_bias;
     int turn_act;
-    struct drop turn_drop;
+    dropping turn_drop;
     struct ending<bf16> end;
 };
 
@@ -99,14 +99,14 @@ struct alignas(8) tile_corner {
     int x, y, image, images, tile, n0;
 };
 
-/* One more for each source says where its window's pixels stand in the batch (-1: outside), and thread 0 says where the
- * tile is: all that a block's threads would divide for again and again. A window: 16 x 16 or four of 8 x 8, and up to
- * three more each way. */
+/* Thread 0 says where the tile is; one more table says where its rows stand in the batch (-1: behind the last image),
+ * and one for each source where its window's pixels do (-1: outside): all that a block's threads would divide for again
+ * and again. A window: 16 x 16 or four of 8 x 8, and up to three more each way. */
 enum { PIXELS_MOST = 4 * (8 + 3) * (8 + 3) };
 struct window_tables {
     int windows[KINDS][STEPS_MOST], weights[KINDS][STEPS_MOST][2];
     tile_corner corner;
-    int pixels[2][PIXELS_MOST];
+    int rows[WINDOW_ROWS], pixels[2][PIXELS_MOST];
 };
 enum { TABLE_BYTES = (sizeof(window_tables) + 15) / 16 * 16 };
 
@@ -141,10 +141,10 @@ static __device__ __forceinline__ tile_corner corner_of(const window_of &p, int 
     c.images = p.images - first < p.per ? p.images - first : p.per;
     return c;
 }
-/* Row m of it, as a pixel of the batch, those beyond the images too. */
-static __device__ __forceinline__ size_t place_of(const window_of &p, const tile_corner &c, int m) {
+/* Row m of it, as a pixel of the batch. */
+static __device__ __forceinline__ int row_pixel(const window_of &p, const tile_corner &c, int m) {
     const tile_pixel at = pixel_of_row(p.log_w, p.log_h, m);
-    return (size_t)(uint32_t)(((c.image + at.image) * p.h + c.y + at.y) * p.w + c.x + at.x);
+    return at.image < c.images ? ((c.image + at.image) * p.h + c.y + at.y) * p.w + c.x + at.x : -1;
 }
 
 /* Pixel `at` of source s's window, as a pixel of the batch. */
@@ -157,14 +157,12 @@ static __device__ __forceinline__ int window_pixel(const window_of &p, const win
 }
 
 /* The first source's result becomes what the second is added to, and is stored: it is read again on the way back. Two
- * lanes exchange halves, so that each writes four channels of a pixel. place_of(row): the pixel, -1 beyond the images.
- */
+ * lanes exchange halves, so that each writes four channels of a pixel. place_of(row): its pixel, as the table says. */
 template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                             int n0, const F &place_of) {
     enum { HALVES = window_tile<BN, WGMMA>::ROWS / 8, EIGHTS = window_tile<BN, WGMMA>::WN / 8 };
     const int lane = anew((int)threadIdx.x % 32), odd = lane % 2;
-    const uint64_t how = keeping(p.turn.once);
     int place[HALVES]; /* of rows lane / 4, lane / 4 + 8, ... */
 #pragma unroll
     for (int i = 0; i < HALVES; i++) place[i] = place_of(i * 8 + lane / 4);
@@ -196,7 +194,8 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                 left[2 * half] = bits_float(l << 16); /* as it is stored */
                 left[2 * half + 1] = bits_float(l & 0xffff0000u);
                 if (!pair) {
-                    if (at >= 0 && mine < p.columns) store_kept((uint32_t *)pixel(p.turn, (size_t)at, mine), l, how);
+                    if (at >= 0 && mine < p.columns)
+                        store_kept((uint32_t *)pixel(p.turn, (size_t)at, mine), l, p.turn.keeping);
                     continue;
                 }
                 right[2 * half] = bits_float(r << 16);
@@ -204,7 +203,7 @@ static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[wi
                 const uint32_t got = shuffle_xor(odd ? l : r, 1);
                 if (at >= 0 && to < p.columns)
                     store_kept((uint2 *)pixel(p.turn, (size_t)at, to), odd ? make_uint2(got, r) : make_uint2(l, got),
-                               how);
+                               p.turn.keeping);
             }
         }
     }
@@ -227,28 +226,22 @@ static __device__ __forceinline__ void transpose4(uint32_t a[4]) {
 }
 
 /* The data gradient's: dropout, as drop8 does it. Four lanes have two channels each of eight rows' eights; each draws
- * the numbers of two rows, and they exchange them. place_of(row): the pixel, beyond the images too. */
+ * the numbers of two rows, and they exchange them. (Whatever a row behind the last image draws.) */
 template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                                  int n0, const F &place_of) {
     const int lane = anew((int)threadIdx.x % 32), mine = lane % 4;
-    const float scale = 65536.0f / (float)(65536 - p.turn_drop.threshold);
 #pragma unroll
     for (int q = 0; q < window_tile<BN, WGMMA>::ROWS / 32; q++) {
-        const size_t first =
-            place_of(32 * q + 8 * mine + lane / 4) * (size_t)p.end.drop_stride + (size_t)(p.end.drop_first + n0);
+        const size_t pixel = (size_t)place_of(32 * q + 8 * mine + lane / 4);
 #pragma unroll
         for (int j = 0; j < window_tile<BN, WGMMA>::WN / 8; j++) {
-            const uint32_t counter[4] = {(uint32_t)(first / 8) + (uint32_t)j, p.end.step->step, p.end.step->epoch, 0};
             uint32_t words[4];
-            philox(p.turn_drop.key, counter, words);
+            drop_words(p.turn_drop, p.end.step, pixel, n0 + 8 * j, words);
             transpose4(words);
 #pragma unroll
-            for (int i = 0; i < 4; i++) { /* row 32 q + 8 i + lane / 4 */
-                float *const v = sums[2 * q + i / 2][j] + i % 2 * 2;
-                v[0] = (words[i] & 0xffff) >= p.turn_drop.threshold ? v[0] * scale : 0.0f;
-                v[1] = words[i] >> 16 >= p.turn_drop.threshold ? v[1] * scale : 0.0f;
-            }
+            for (int i = 0; i < 4; i++) /* row 32 q + 8 i + lane / 4 */
+                drop2(p.turn_drop, words[i], sums[2 * q + i / 2][j] + i % 2 * 2);
         }
     }
 }
@@ -315,6 +308,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         for (int at = t; at < p.per * p.from[s].height * p.from[s].width; at += W::WORKERS)
             tables.pixels[s][at] = window_pixel(p, p.from[s], tables.corner, at);
     }
+    for (int m = t; m < WINDOW_ROWS; m += W::WORKERS) tables.rows[m] = row_pixel(p, tables.corner, m);
     barrier();
     after_previous();
     const int n0 = tables.corner.n0;
@@ -344,16 +338,14 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         const int chunks = is_last(group) ? from.chunks - g * from.each : from.each;
         const uint32_t by = is_last(group) ? from.over_last : from.over_each;
         unsigned char *const to = shared + group % 2 * p.buffer;
-        const bf16 *const map = from.map.at + g * from.each * 8;
-        const int n = p.per * from.height * from.width * chunks;
-        const uint64_t how = keeping(anew(from.map.once));
+        /* A thread has the same eight of every `lines`-th pixel. */
+        const int line = part(t, by), c = t - line * chunks, lines = part(W::WORKERS, by),
+                  n = line < lines ? p.per * from.height * from.width : 0;
 #pragma unroll(WGMMA ? 1 : 2) /* the sums leave few registers */
-        for (int i = t; i < n; i += W::WORKERS) {
-            const int at = part(i, by), c = i - at * chunks, place = tables.pixels[s][at];
-            copy_async(to + (c * from.plane + at) * 16,
-                       place >= 0 ? map + ((uint64_t)(uint32_t)place * (uint32_t)from.map.stride + (uint32_t)(c * 8))
-                                  : from.map.at,
-                       place >= 0 ? 16 : 0, how);
+        for (int at = line; at < n; at += lines) {
+            const int place = tables.pixels[s][at];
+            copy_async(to + (c * from.plane + at) * 16, pixel(from.map, (size_t)place, (g * from.each + c) * 8),
+                       place >= 0, from.map.keeping);
         }
     };
     /* The weights of a slab, one after the other. A thread has the same eights of all slabs, and of these the same row
@@ -385,8 +377,8 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
             for (int i = 0; i < PASSES; i++) {
                 const int at = ahead[DATA ? 0 : i * W::EIGHTS_PASS];
                 if (i < passes)
-                    copy_async(b + i * (DATA ? W::ROWS_PASS * 16 : W::EIGHTS_PASS * EIGHT),
-                               weights + (at >= 0 ? at : 0) + i * apart, at >= 0 ? 16 : 0);
+                    copy_async(b + i * (DATA ? W::ROWS_PASS * 16 : W::EIGHTS_PASS * EIGHT), weights + at + i * apart,
+                               at >= 0);
             }
             ahead += W::EIGHTS;
             if (--left_ahead == 0 && ++next < all) enter();
@@ -405,14 +397,11 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     for (int s = 0; s < p.sources; s++) {
         const window_source &from = p.from[s];
         if (s > 0) {
-            const tile_corner corner = tables.corner;
+            const auto place_of = [&](int row) { return tables.rows[row_of(row)]; };
             if (!DATA) {
-                turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), [&](int row) {
-                    const int m = row_of(row);
-                    return m >> (p.log_w + p.log_h) < corner.images ? (int)place_of(p, corner, m) : -1;
-                });
-            } else if (p.turn_drop.threshold > 0) {
-                turn_data<BN, WGMMA>(p, sums, n0 + n_warp, [&](int row) { return place_of(p, corner, row_of(row)); });
+                turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), place_of);
+            } else if (p.turn_drop.least > 0) {
+                turn_data<BN, WGMMA>(p, sums, n0 + n_warp, place_of);
             }
         }
 #pragma unroll
@@ -454,16 +443,16 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
 #pragma unroll
         for (int j = 0; j < W::WN / 8; j++) {
             const int row = first_row + q * (WGMMA ? 64 : 16), column = first_column + j * 8;
-            *(float2 *)(out + row * W::LD + column) = make_float2(sums[q][j][0], sums[q][j][1]);
-            *(float2 *)(out + (row + 8) * W::LD + column) = make_float2(sums[q][j][2], sums[q][j][3]);
+            *(float2 *)out_at<WINDOW_ROWS, BN>(out, row, column) = make_float2(sums[q][j][0], sums[q][j][1]);
+            *(float2 *)out_at<WINDOW_ROWS, BN>(out, row + 8, column) = make_float2(sums[q][j][2], sums[q][j][3]);
         }
     }
     barrier();
     const tile_corner corner = tables.corner;
     enum { AHEAD = !DATA ? 1 : WGMMA || BN == 32 ? 2 : 4 }; /* by registers */
-    finish_tile<bf16, BN, W::WORKERS, DATA, AHEAD>(
-        p.end, out, out + WINDOW_ROWS * W::LD, corner.images << (p.log_w + p.log_h), n0, p.columns, (size_t)corner.tile,
-        [&](int row) { return place_of(p, corner, row); });
+    finish_tile<bf16, WINDOW_ROWS, BN, W::WORKERS, DATA, AHEAD>(
+        p.end, out, corner.images << (p.log_w + p.log_h), n0, p.columns, (size_t)corner.tile,
+        [&](int row) { return (size_t)(uint32_t)tables.rows[row]; });
 }
 
 template <int BN, int DATA, int WGMMA>
@@ -528,8 +517,8 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
                 const int y = y0 + line - image * p.height - p.before;
                 const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
                 const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
-                copy_async(a + (at * p.pitch + c) * 16, ok ? pixel(p.source, place, (first + c) * 8) : p.source.at,
-                           ok ? 16 : 0, keeping(p.source.once));
+                copy_async(a + (at * p.pitch + c) * 16, ok ? pixel(p.source, place, (first + c) * 8) : p.source.at, ok,
+                           p.source.keeping);
             }
             for (int i = t; i < WEIGHT_PIXELS * W::B_CHUNKS; i += W::WORKERS) {
                 const int m = i / W::B_CHUNKS, chunk = i % W::B_CHUNKS, x = m & ((1 << p.log_w) - 1);
@@ -538,8 +527,7 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
                 const size_t place =
                     ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
                 copy_async(chunk_at<W::B_CHUNKS>(b, m, chunk),
-                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok ? 16 : 0,
-                           keeping(p.gradient.once));
+                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok, p.gradient.keeping);
             }
         }
         copy_commit();

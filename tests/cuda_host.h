@@ -453,6 +453,7 @@ static void cuda_host_block(unsigned threads) {
 static inline unsigned char *shared_memory() { return cuda_host.shared; }
 static inline void after_previous() { cuda_host.waited++; }
 static inline int anew(int v) { return v; }
+static inline float at_once(float v) { return v; }
 /* What a cache is told makes no difference here. */
 static inline uint64_t keeping(int once) { return (uint64_t)once; }
 template <typename V>
@@ -512,15 +513,15 @@ static inline void wgmma(float (*d)[4], uint64_t a, uint64_t b) {
     cuda_host_meet(COLLECTIVE_WGMMA, NULL, &p, NULL, 0);
 }
 
-/* cp.async: 16 bytes, both aligned; bytes 0: zeros arrive, and nothing is read. */
-static inline void copy_async(void *shared, const void *global, int bytes) {
-    if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) cuda_host_fail("cp.async: not 16-byte aligned");
-    if (bytes != 0 && bytes != 16) cuda_host_fail("cp.async: neither 16 bytes nor none");
+/* cp.async: 16 bytes, both aligned; not there: zeros arrive, and nothing is read. */
+static inline void copy_async(void *shared, const void *global, int there) {
+    if ((uintptr_t)shared % 16 != 0 || (there && (uintptr_t)global % 16 != 0))
+        cuda_host_fail("cp.async: not 16-byte aligned");
     memset(shared, 0xff, 16);
-    cuda_host.now->copies.push_back({shared, global, bytes, cuda_host.now->groups});
+    cuda_host.now->copies.push_back({shared, global, there ? 16 : 0, cuda_host.now->groups});
 }
-static inline void copy_async(void *shared, const void *global, int bytes, uint64_t) {
-    copy_async(shared, global, bytes);
+static inline void copy_async(void *shared, const void *global, int there, uint64_t) {
+    copy_async(shared, global, there);
 }
 static inline void copy_commit() { cuda_host.now->groups++; }
 template <int N>
