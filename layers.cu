@@ -580,6 +580,18 @@ int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
     return 1;
 }
 
+/* Its tiles of columns, and how a row becomes a pixel: of every apart-th pixel each way. */
+template <typename T>
+static void tile_product(product_of<T> *p, int bn, int apart) {
+    p->tiles_n = blocks_of((size_t)p->columns, (size_t)bn);
+    p->by_tiles_n = divisor_of((uint32_t)p->tiles_n);
+    for (int longer = 0; longer < 2; longer++) {
+        const int w = p->w / apart + longer, h = p->h / apart + longer;
+        p->by_w[longer] = divisor_of((uint32_t)(w > 0 ? w : 1));
+        p->by_h[longer] = divisor_of((uint32_t)(h > 0 ? h : 1));
+    }
+}
+
 template <typename T>
 static void conv_forward(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
@@ -603,7 +615,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
     p.chunks = p.in_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
-    p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
+    tile_product(&p, bn, 1);
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)p.tiles_m * 2 * (size_t)p.columns * sizeof(float));
     p.back = turned(r);
     go_product(r, p, bn, 1, 0);
@@ -635,7 +647,7 @@ static void conv_data(struct run *r, const struct op_conv_data *o) {
     p.chunks = p.out_stored / tile<T, 64>::E;
     p.images = r->n, p.h = to->h, p.w = to->w, p.k = o->k, p.stride = o->stride, p.pad = o->pad;
     p.tiles_m = blocks_of((size_t)rows, BM);
-    p.tiles_n = blocks_of((size_t)p.columns, (size_t)bn);
+    tile_product(&p, bn, o->stride);
     const int blocks = classes * p.tiles_m;
     if (o->bn != NULL) p.end.partials = (float *)scratch(r, (size_t)blocks * 2 * (size_t)p.columns * sizeof(float));
     p.back = turned(r);

@@ -177,13 +177,15 @@ static __device__ __forceinline__ void activate_back8(int act, float v[8], const
 
 /* struct drop as kernels see it, of a map. */
 struct dropping {
-    uint32_t key[2];
+    uint32_t keys[PHILOX_ROUNDS][2];
     uint32_t least; /* of 32 bits: the threshold in the upper half; 0: no dropout */
     float scale;
     uint32_t eights, first; /* of channels: in a pixel; before the first of this map */
 };
 static struct dropping dropping_of(const struct drop *d, const struct map *m) {
-    struct dropping of = {{d->key[0], d->key[1]}, d->threshold << 16, 1, 0, 0};
+    struct dropping of;
+    philox_keys(d->key, of.keys);
+    of.least = d->threshold << 16;
     of.scale = 65536.0f / (float)(65536 - d->threshold);
     of.eights = (uint32_t)(m->stride / LAYERS_ALIGN), of.first = (uint32_t)(m->first / LAYERS_ALIGN);
     return of;
@@ -194,15 +196,27 @@ static __device__ __forceinline__ void drop2(const dropping &d, uint32_t word, f
     v[0] = word << 16 >= d.least ? v[0] * d.scale : 0.0f;
     v[1] = word >= d.least ? v[1] * d.scale : 0.0f;
 }
-/* The words of eight channels: c .. c + 7 of pixel p. */
-static __device__ __forceinline__ void drop_words(const dropping &d, const struct step *s, size_t p, int c,
-                                                  uint32_t words[4]) {
-    const uint32_t counter[4] = {(uint32_t)p * d.eights + d.first + (uint32_t)c / 8, s->step, s->epoch, 0};
-    philox(d.key, counter, words);
+/* Which step it is: to be read once, for behind a store it would be read again. */
+struct moment {
+    uint32_t step, epoch;
+};
+static __device__ __forceinline__ moment moment_of(const dropping &d, const struct step *s) {
+    moment now = {0, 0};
+    if (d.least > 0) now.step = s->step, now.epoch = s->epoch;
+    return now;
 }
-static __device__ __forceinline__ void drop8(const dropping &d, const struct step *s, size_t p, int c, float v[8]) {
+/* The words of eight channels: c .. c + 7 of pixel p. */
+static __device__ __forceinline__ void drop_words(const dropping &d, const moment &now, size_t p, int c,
+                                                  uint32_t words[4]) {
+    words[0] = (uint32_t)p * d.eights + d.first + (uint32_t)c / 8, words[1] = now.step, words[2] = now.epoch;
+    words[3] = 0;
+#pragma unroll
+    for (int round = 0; round < PHILOX_ROUNDS; round++) philox_round(d.keys[round][0], d.keys[round][1], words);
+}
+static __device__ __forceinline__ void drop8(const dropping &d, const moment &now, size_t p, int c, float v[8]) {
+    if (d.least == 0) return;
     uint32_t words[4];
-    drop_words(d, s, p, c, words);
+    drop_words(d, now, p, c, words);
 #pragma unroll
     for (int i = 0; i < 4; i++) drop2(d, words[i], v + 2 * i);
 }

@@ -232,6 +232,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
     /* Without a pool, the pixels that a thread has are fetched before the first is stored (see struct beside). */
     enum { AHEAD = POOL == POOL_NONE ? PASS_AHEAD : 1 };
     const int first = block_of(p.back) * AHEAD * p.sheet.lines + t / p.sheet.width;
+    const moment now = moment_of(p.drop, p.step);
     eight<T> in[AHEAD];
     if (POOL == POOL_NONE) {
 #pragma unroll
@@ -286,7 +287,7 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
         for (int j = 0; j < 8; j++) d[j] = v[j];
         if (p.out.at != NULL) store8(p.out, (size_t)to, c, v);
         if (p.dropped.at != NULL) {
-            if (p.drop.least > 0) drop8(p.drop, p.step, (size_t)to, c, d);
+            drop8(p.drop, now, (size_t)to, c, d);
             store8(p.dropped, (size_t)to, c, d);
         }
     }

@@ -30,22 +30,27 @@ struct ending {
     const float *mean;
 };
 
-/* What finishing takes of a channel, whatever the pixel: forward its bias, for the data gradient the mean. It is read
+/* What finishing takes whatever the pixel: of a channel, forward its bias, for the data gradient the mean. It is read
  * once for all rows: behind the store of a row it would be read, and waited for, again. */
+struct constant {
+    float of[8];
+    moment now;
+};
 template <typename T, int DATA>
-static __device__ __forceinline__ void load_constant(const ending<T> &o, int c, float constant[8]) {
+static __device__ __forceinline__ constant constant_of(const ending<T> &o, int c) {
     const float *const from = DATA ? o.partials != NULL ? o.mean : NULL : o.bias;
-#pragma unroll
-    for (int i = 0; i < 8; i++) constant[i] = 0;
-    if (from != NULL) load8(from + c, constant);
+    constant k = {};
+    if (from != NULL) load8(from + c, k.of);
+    k.now = moment_of(o.drop, o.step);
+    return k;
 }
 
 /* v: channels c .. c + 7 of pixel p; left as stored. */
 template <typename T>
-static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t p, int c, const float bias[8],
+static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t p, int c, const constant &bias,
                                                       float v[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) v[i] += bias[i];
+    for (int i = 0; i < 8; i++) v[i] += bias.of[i];
     activate8<T>(o.act, v);
     if (o.add.at != NULL) {
         float a[8];
@@ -62,7 +67,7 @@ static __device__ __forceinline__ void finish_forward(const ending<T> &o, size_t
         store8(o.out, p, c, v);
     }
     if (o.dropped.at != NULL) {
-        if (o.drop.least > 0) drop8(o.drop, o.step, p, c, d);
+        drop8(o.drop, bias.now, p, c, d);
         store8(o.dropped, p, c, d);
     }
 }
@@ -84,10 +89,10 @@ static __device__ __forceinline__ void fetch_beside(const ending<T> &o, size_t p
 
 /* xg: v * (bn_x - mean), where a normalisation wants the sums. */
 template <typename T>
-static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const float mean[8],
+static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p, int c, const constant &mean,
                                                    const beside<T> &with, float v[8], float xg[8]) {
     float other[8];
-    if (o.drop.least > 0) drop8(o.drop, o.step, p, c, v);
+    drop8(o.drop, mean.now, p, c, v);
     if (o.add.at != NULL) {
         widen8(with.add, other);
 #pragma unroll
@@ -101,7 +106,7 @@ static __device__ __forceinline__ void finish_data(const ending<T> &o, size_t p,
     if (o.partials != NULL) {
         widen8(with.bn_x, other);
 #pragma unroll
-        for (int i = 0; i < 8; i++) xg[i] = v[i] * (other[i] - mean[i]);
+        for (int i = 0; i < 8; i++) xg[i] = v[i] * (other[i] - mean.of[i]);
     }
     if (o.branch.at != NULL) {
         float b[8];
@@ -267,8 +272,11 @@ struct product_of {
     const T *weight;                /* [k][k][in_stored][out_stored] */
     int in_stored, out_stored;
     int images, h, w, k, stride, pad;
+    struct divisor by_w[2],
+        by_h[2];                   /* of the pixels of a product: w / stride (as the data gradient has it), one more */
     int columns, tiles_m, tiles_n; /* columns: channels of the result */
-    int back;                      /* for block_of */
+    struct divisor by_tiles_n;
+    int back; /* for block_of */
     struct ending<T> end;
 };
 
@@ -306,8 +314,8 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
     const int t = (int)threadIdx.x, column = t % GROUPS * 8, line = t / GROUPS;
     const int inside = n0 + column < columns && line < LINES;
     float first[8] = {}, second[8] = {}, from[8] = {}; /* sums of v, and of v (x - mean); or statistics about `from` */
-    float constant[8];
-    if (inside) load_constant<T, DATA>(end, n0 + column, constant);
+    constant of_column = {};
+    if (inside) of_column = constant_of<T, DATA>(end, n0 + column);
     for (int row = line; row < n; row += AHEAD * LINES) {
         if (!inside) continue;
         beside<T> with[AHEAD];
@@ -325,11 +333,11 @@ static __device__ __forceinline__ void finish_tile(const ending<T> &end, float *
             const float4 low = *(const float4 *)result, high = *(const float4 *)(result + way_out<ROWS, BN>::PLANE);
             float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}, xg[8] = {};
             if (DATA) {
-                finish_data(end, pixel_of(at), n0 + column, constant, with[k], v, xg);
+                finish_data(end, pixel_of(at), n0 + column, of_column, with[k], v, xg);
 #pragma unroll
                 for (int i = 0; i < 8; i++) first[i] += v[i], second[i] += xg[i];
             } else {
-                finish_forward(end, pixel_of(at), n0 + column, constant, v);
+                finish_forward(end, pixel_of(at), n0 + column, of_column, v);
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     from[i] = at < LINES ? v[i] : from[i];
@@ -378,34 +386,43 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
     unsigned char *const shared = shared_memory();
     const int t = (int)threadIdx.x;
     const int apart = DATA ? p.stride : 1, step = DATA ? 1 : p.stride, sign = DATA ? -1 : 1;
-    const int block = block_of(p.back), part_of = block % (apart * apart), tile = block / (apart * apart);
-    const int tile_m = tile / p.tiles_n, n0 = tile % p.tiles_n * BN;
+    int tile = block_of(p.back), part_of = 0;
 
     /* Which pixels, and through which taps. */
-    const int base_y = part_of / apart, base_x = part_of % apart;
-    const int first_y = DATA ? (base_y + p.pad) % apart : 0, first_x = DATA ? (base_x + p.pad) % apart : 0;
-    const int taps_y = (p.k - first_y + apart - 1) / apart, taps_x = (p.k - first_x + apart - 1) / apart;
-    const int from_y = DATA ? (base_y + p.pad - first_y) / apart : -p.pad,
-              from_x = DATA ? (base_x + p.pad - first_x) / apart : -p.pad;
-    const int rows_h = (p.h - base_y + apart - 1) / apart, rows_w = (p.w - base_x + apart - 1) / apart;
-    const int rows = p.images * rows_h * rows_w, per_line = rows_w > 0 ? rows_w : 1,
-              per_image = rows > 0 ? rows_w * rows_h : 1;
+    int base_y = 0, base_x = 0, first_y = 0, first_x = 0, taps_y = p.k, taps_x = p.k;
+    int from_y = DATA ? p.pad : -p.pad, from_x = from_y, rows_h = p.h, rows_w = p.w, longer_h = 0, longer_w = 0;
+    if (DATA && apart > 1) {
+        part_of = tile % (apart * apart), tile /= apart * apart;
+        base_y = part_of / apart, base_x = part_of % apart;
+        first_y = (base_y + p.pad) % apart, first_x = (base_x + p.pad) % apart;
+        taps_y = (p.k - first_y + apart - 1) / apart, taps_x = (p.k - first_x + apart - 1) / apart;
+        from_y = (base_y + p.pad - first_y) / apart, from_x = (base_x + p.pad - first_x) / apart;
+        longer_h = base_y < p.h % apart, longer_w = base_x < p.w % apart;
+        rows_h = p.h / apart + longer_h, rows_w = p.w / apart + longer_w;
+    }
+    const int tile_m = (int)divide((uint32_t)tile, p.by_tiles_n), n0 = (tile - tile_m * p.tiles_n) * BN;
+    const int rows = p.images * rows_h * rows_w;
     const int slabs = (taps_y * taps_x * p.chunks + 3) / 4;
+    const auto row_of = [&](int m, int *y, int *x) { /* its image */
+                                                     const int line = (int)divide((uint32_t)m, p.by_w[longer_w]),
+                                                               image = (int)divide((uint32_t)line, p.by_h[longer_h]);
+                                                     *x = m - line * rows_w, *y = line - image * rows_h;
+                                                     return image;
+    };
 
     /* A thread fetches chunk t % 4 of a slab, for some rows of A (and, BY_ROW, of B): the tap and channel that the
      * chunk means move on with the slabs. */
     const int q = t % 4;
     int tap_y = 0, tap_x = 0, c = q;
-    const T *image[W::FETCH_A];
-    int at_y[W::FETCH_A], at_x[W::FETCH_A];
+    int at[W::FETCH_A], at_y[W::FETCH_A], at_x[W::FETCH_A]; /* through the first tap: the pixel, and where it is */
 #pragma unroll
     for (int i = 0; i < W::FETCH_A; i++) {
         const int m = tile_m * BM + t / 4 + i * APART;
-        const int y = m % per_image / per_line;
-        image[i] = p.source.at + (size_t)(m / per_image) * (size_t)p.source_h * (size_t)p.source_w *
-                                     (size_t)(p.source.pitch / sizeof(T));
-        at_y[i] = m < rows ? y * step + from_y : -(1 << 20);
-        at_x[i] = m % per_line * step + from_x;
+        int y, x;
+        const int image = row_of(m, &y, &x);
+        at_y[i] = y * step + from_y, at_x[i] = x * step + from_x;
+        at[i] = (image * p.source_h + at_y[i]) * p.source_w + at_x[i];
+        if (m >= rows) at_y[i] = -(1 << 20);
     }
     const auto settle = [&]() {
         while (c >= p.chunks) {
@@ -413,19 +430,20 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
             if (++tap_x == taps_x) tap_x = 0, tap_y++;
         }
     };
+    const auto weight_at = [&](int row, int column) {
+        return p.weight + ((uint64_t)(uint32_t)row * (uint32_t)p.out_stored + (uint32_t)column);
+    };
     const auto fetch = [&](int slab) {
         unsigned char *const a = shared + slab % STAGES * W::STAGE, *const b = a + W::A_BYTES;
         if (slab < slabs) {
             settle();
-            const int inside = tap_y < taps_y;
+            const int inside = tap_y < taps_y, further = sign * (tap_y * p.source_w + tap_x);
 #pragma unroll
             for (int i = 0; i < W::FETCH_A; i++) {
                 const int y = at_y[i] + sign * tap_y, x = at_x[i] + sign * tap_x;
                 const int ok = inside && (unsigned)y < (unsigned)p.source_h && (unsigned)x < (unsigned)p.source_w;
-                const T *from =
-                    ok ? image[i] + (size_t)(y * p.source_w + x) * (size_t)(p.source.pitch / sizeof(T)) + c * E
-                       : p.source.at;
-                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), from, ok, p.source.keeping);
+                copy_async(chunk_at<4>(a, t / 4 + i * APART, q), pixel(p.source, (size_t)(at[i] + further), c * E), ok,
+                           p.source.keeping);
             }
             if (DATA) {
                 const int tap = (first_y + apart * tap_y) * p.k + first_x + apart * tap_x;
@@ -433,14 +451,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                 for (int i = 0; i < W::FETCH_B; i++) {
                     const int n = t / 4 + i * APART;
                     const int ok = inside && n0 + n < p.columns;
-                    if (n < BN) {
-                        const T *from =
-                            ok ? p.weight +
-                                     ((size_t)tap * (size_t)p.in_stored + (size_t)(n0 + n)) * (size_t)p.out_stored +
-                                     c * E
-                               : p.weight;
-                        copy_async(chunk_at<4>(b, n, q), from, ok);
-                    }
+                    if (n < BN) copy_async(chunk_at<4>(b, n, q), weight_at(tap * p.in_stored + n0 + n, c * E), ok);
                 }
             } else {
 #pragma unroll
@@ -448,10 +459,7 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
                     const int row = (t + i * W::WORKERS) / W::B_CHUNKS, chunk = (t + i * W::WORKERS) % W::B_CHUNKS;
                     const int k = slab * BK + row;
                     const int ok = k < p.k * p.k * p.in_stored && n0 + chunk * E < p.columns;
-                    if (row < BK) {
-                        const T *from = ok ? p.weight + (size_t)k * (size_t)p.out_stored + n0 + chunk * E : p.weight;
-                        copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), from, ok);
-                    }
+                    if (row < BK) copy_async(chunk_at<W::B_CHUNKS>(b, row, chunk), weight_at(k, n0 + chunk * E), ok);
                 }
             }
             c += 4;
@@ -486,12 +494,14 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
         }
     }
     int *const places = (int *)(shared + W::PLACES); /* of a row's pixel: divided for once */
-    if (DATA && t < BM) {
-        const int m = tile_m * BM + t, image = m / per_image, y = m % per_image / per_line, x = m % per_line;
+    const int spread = DATA && apart > 1;
+    if (spread && t < BM) {
+        int y, x;
+        const int image = row_of(tile_m * BM + t, &y, &x);
         places[t] = (image * p.h + y * apart + base_y) * p.w + x * apart + base_x;
     }
     barrier();
-    const auto pixel_of = [&](int row) { return DATA ? (size_t)(uint32_t)places[row] : (size_t)(tile_m * BM + row); };
+    const auto pixel_of = [&](int row) { return (size_t)(uint32_t)(spread ? places[row] : tile_m * BM + row); };
     const int n = rows - tile_m * BM < BM ? rows - tile_m * BM : BM;
     enum { AHEAD = DATA && BN < 128 ? 2 : 1 }; /* by registers */
     finish_tile<T, BM, BN, W::WORKERS, DATA, AHEAD>(p.end, out, n, n0, p.columns,
@@ -678,15 +688,15 @@ static __global__ void __launch_bounds__(THREADS)
     if (i >= (size_t)rows * groups) return;
     const size_t row = i / groups;
     const int c = (int)(i % groups) * 8;
-    float v[8], xg[8], constant[8];
+    float v[8], xg[8];
     load8(result + row * (size_t)columns + c, v);
-    load_constant<T, DATA>(end, c, constant);
+    const constant of_c = constant_of<T, DATA>(end, c);
     if (DATA) {
         beside<T> with;
         fetch_beside(end, row, c, &with);
-        finish_data(end, row, c, constant, with, v, xg);
+        finish_data(end, row, c, of_c, with, v, xg);
     } else {
-        finish_forward(end, row, c, constant, v);
+        finish_forward(end, row, c, of_c, v);
     }
 }
 #endif

@@ -231,13 +231,14 @@ template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                                  int n0, const F &place_of) {
     const int lane = anew((int)threadIdx.x % 32), mine = lane % 4;
+    const moment now = moment_of(p.turn_drop, p.end.step);
 #pragma unroll
     for (int q = 0; q < window_tile<BN, WGMMA>::ROWS / 32; q++) {
         const size_t pixel = (size_t)place_of(32 * q + 8 * mine + lane / 4);
 #pragma unroll
         for (int j = 0; j < window_tile<BN, WGMMA>::WN / 8; j++) {
             uint32_t words[4];
-            drop_words(p.turn_drop, p.end.step, pixel, n0 + 8 * j, words);
+            drop_words(p.turn_drop, now, pixel, n0 + 8 * j, words);
             transpose4(words);
 #pragma unroll
             for (int i = 0; i < 4; i++) /* row 32 q + 8 i + lane / 4 */

@@ -10,22 +10,32 @@
 #define PHILOX_FUNCTION static inline
 #endif
 
+enum { PHILOX_ROUNDS = 10 };
+
+/* The keys of the rounds: for who calls many times with the same key. */
+static inline void philox_keys(const uint32_t key[2], uint32_t keys[PHILOX_ROUNDS][2]) {
+    for (uint32_t round = 0; round < PHILOX_ROUNDS; round++) {
+        keys[round][0] = key[0] + round * 0x9E3779B9u;
+        keys[round][1] = key[1] + round * 0xBB67AE85u;
+    }
+}
+
+PHILOX_FUNCTION void philox_round(const uint32_t k0, const uint32_t k1, uint32_t c[4]) {
+    const uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
+    const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c[1] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
+    c[0] = n0;
+    c[1] = (uint32_t)p1;
+    c[2] = n2;
+    c[3] = (uint32_t)p0;
+}
+
 PHILOX_FUNCTION void philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]) {
     uint32_t k0 = key[0], k1 = key[1];
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c0 = n0;
-        c1 = (uint32_t)p1;
-        c2 = n2;
-        c3 = (uint32_t)p0;
+    for (int i = 0; i < 4; i++) out[i] = counter[i];
+    for (int round = 0; round < PHILOX_ROUNDS; round++) {
+        philox_round(k0, k1, out);
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
 }
 #endif
