@@ -671,6 +671,7 @@ static void go_window_weight(struct run *r, struct window_weight_of *p, int *don
     p->tiles_n = blocks_of((size_t)p->columns, BN);
     int bytes = 2 * (p->buffer + W::B_BYTES);
     if (bytes < W::SUMS_BYTES) bytes = W::SUMS_BYTES;
+    bytes += (int)WEIGHT_TABLE_BYTES;
     if (bytes > r->d->shared_most) return;
     /* Blocks for every multiprocessor twice, but not so many that adding up their results is what takes the time. */
     const int blocks = blocks_of((size_t)eights, (size_t)p->each) * p->tiles_n;
@@ -709,7 +710,9 @@ int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct w
     p->width = (1 << p->log_w) + o->k - 1, p->height = (1 << p->log_h) + o->k - 1;
     p->over_k = over(o->k), p->over_taps = over(o->k * o->k);
     p->over_width = over(p->width), p->over_height = over(p->height);
-    if (p->chunks * o->k * o->k > 4000) return 0; /* as far as over() goes */
+    p->by_tiles_x = divisor_of((uint32_t)p->tiles_x), p->by_tiles_y = divisor_of((uint32_t)p->tiles_y);
+    if (p->w >= 1 << 14 || p->h >= 1 << 14) return 0; /* as far as packed() goes */
+    if (p->chunks * o->k * o->k > 4000) return 0;     /* as far as over() goes */
     WITH_COLUMNS(tile_columns(p->source.at, p->columns), go_window_weight, r, p, &splits)
     return splits;
 }

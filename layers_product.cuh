@@ -555,30 +555,22 @@ static __global__ void __launch_bounds__((tile<T, BN>::WORKERS), (tile<T, BN>::B
         if (slab < slabs) {
 #pragma unroll
             for (int i = 0; i < W::FETCH_A; i++) {
-                const int row = t / CA + i * A_LINES, pixel = begin + slab * BK + row;
-                const uint32_t line = divide((uint32_t)pixel, p.w), image = divide(line, p.h);
+                const int row = t / CA + i * A_LINES, at = begin + slab * BK + row;
+                const uint32_t line = divide((uint32_t)at, p.w), image = divide(line, p.h);
                 const int y = (int)(line - image * p.h.by) * p.stride + tap_y,
-                          x = (int)((uint32_t)pixel - line * p.w.by) * p.stride + tap_x;
-                const int ok = pixel < end && tap < p.k * p.k && (unsigned)y < (unsigned)p.source_h &&
+                          x = (int)((uint32_t)at - line * p.w.by) * p.stride + tap_x;
+                const int ok = at < end && tap < p.k * p.k && (unsigned)y < (unsigned)p.source_h &&
                                (unsigned)x < (unsigned)p.source_w;
-                const T *from =
-                    ok ? p.source.at +
-                             (((size_t)image * (size_t)p.source_h + (size_t)y) * (size_t)p.source_w + (size_t)x) *
-                                 (size_t)(p.source.pitch / sizeof(T)) +
-                             c * E
-                       : p.source.at;
-                copy_async(chunk_at<CA>(a, row, t % CA), from, ok, p.source.keeping);
+                const int from = ((int)image * p.source_h + y) * p.source_w + x;
+                copy_async(chunk_at<CA>(a, row, t % CA), pixel(p.source, (size_t)from, c * E), ok, p.source.keeping);
             }
 #pragma unroll
             for (int i = 0; i < W::FETCH_B; i++) {
                 const int row = (t + i * W::WORKERS) / CB, column = (t + i * W::WORKERS) % CB;
-                const int pixel = begin + slab * BK + row, ok = pixel < end && n0 + column * E < p.columns;
-                if (row < BK) {
-                    const T *from =
-                        ok ? p.gradient.at + (size_t)pixel * (size_t)(p.gradient.pitch / sizeof(T)) + n0 + column * E
-                           : p.gradient.at;
-                    copy_async(chunk_at<CB>(b, row, column), from, ok, p.gradient.keeping);
-                }
+                const int at = begin + slab * BK + row, ok = at < end && n0 + column * E < p.columns;
+                if (row < BK)
+                    copy_async(chunk_at<CB>(b, row, column), pixel(p.gradient, (size_t)at, n0 + column * E), ok,
+                               p.gradient.keeping);
             }
         }
         copy_commit();

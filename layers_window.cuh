@@ -485,17 +485,35 @@ struct window_weight_of {
     int k, before, chunks, each;      /* each: eights of rows, of a block (blockIdx.x / tiles_n) */
     int width, height, pitch, buffer; /* of the window; buffer: its bytes */
     uint32_t over_k, over_taps, over_width, over_height;
+    struct divisor by_tiles_x, by_tiles_y;
     int in_stored, columns, tiles_n, bias; /* bias: it is wanted */
     int walk;                              /* tiles of pixels, for a block (blockIdx.z) */
     float *partials;                       /* [blocks of pixels][k * k * in_stored + bias][columns] */
 };
 
+/* Where a window's pixels are, from the tile's first pixel on, and where its rows are: as pixels of the batch, and y
+ * and x in halves of a word, PACKED_ZERO more so that none is negative and the bit says so. */
+enum { WEIGHT_WINDOW_MOST = 2 * (8 + 3) * (8 + 3) };
+struct weight_tables {
+    int pixels[WEIGHT_WINDOW_MOST], rows[WEIGHT_PIXELS];
+    uint32_t places[WEIGHT_WINDOW_MOST];
+};
+enum { WEIGHT_TABLE_BYTES = (sizeof(weight_tables) + 15) / 16 * 16 };
+static const uint32_t PACKED_ZERO = 0x40004000u;
+static __device__ __forceinline__ uint32_t packed(int y, int x) {
+    return ((uint32_t)y << 16) + (uint32_t)x + PACKED_ZERO;
+}
+/* 0 <= y <= that of `largest` - PACKED_ZERO, and so x; both below 2^14. */
+static __device__ __forceinline__ int inside(uint32_t place, uint32_t largest) {
+    return (place & (largest - place) & PACKED_ZERO) == PACKED_ZERO;
+}
+
 template <int BN>
 static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (window_weight_tile<BN>::BLOCKS))
     window_weight(window_weight_of p) {
-    after_previous();
     typedef window_weight_tile<BN> W;
-    unsigned char *const shared = shared_memory();
+    weight_tables &tables = *(weight_tables *)shared_memory();
+    unsigned char *const shared = shared_memory() + WEIGHT_TABLE_BYTES;
     const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
     const int taps = p.k * p.k, n0 = (int)blockIdx.x % p.tiles_n * BN, n_warp = warp / 4 * W::WN;
     const int begin = (int)blockIdx.x / p.tiles_n * p.each;
@@ -505,31 +523,42 @@ static __global__ void __launch_bounds__((window_weight_tile<BN>::WORKERS), (win
     const uint32_t over_chunks = (1u << 20) / (uint32_t)chunks + 1;
     const int from = (int)blockIdx.z * p.walk, to = p.tiles - from < p.walk ? p.tiles : from + p.walk;
 
+    for (int at = t; at < p.per * p.height * p.width; at += W::WORKERS) {
+        const int line = part(at, p.over_width), image = part(line, p.over_height);
+        const int y = line - image * p.height - p.before, x = at - line * p.width - p.before;
+        tables.pixels[at] = (image * p.h + y) * p.w + x;
+        tables.places[at] = packed(y, x);
+    }
+    for (int m = t; m < WEIGHT_PIXELS; m += W::WORKERS) {
+        const int x = m & ((1 << p.log_w) - 1), y = (m >> p.log_w) & ((1 << p.log_h) - 1);
+        tables.rows[m] = ((m >> (p.log_w + p.log_h)) * p.h + y) * p.w + x;
+    }
+    barrier();
+    after_previous();
+
+    /* A thread has the same eight of channels of every so manieth pixel. */
+    const int line = (int)((uint32_t)t * over_chunks >> 20), c = t - line * chunks;
+    const int lines = (int)((uint32_t)W::WORKERS * over_chunks >> 20);
+    const int line_b = t / W::B_CHUNKS, chunk_b = t % W::B_CHUNKS;
+    const uint32_t largest = packed(p.h - 1, p.w - 1) + PACKED_ZERO;
     const auto fetch = [&](int tile) {
         if (tile < to) {
             unsigned char *const a = shared + (tile - from) % 2 * (p.buffer + W::B_BYTES), *const b = a + p.buffer;
-            const int x0 = (tile % p.tiles_x) << p.log_w, y0 = (tile / p.tiles_x % p.tiles_y) << p.log_h;
-            const int image0 = tile / (p.tiles_x * p.tiles_y) * p.per;
-            const int images = p.images - image0 < p.per ? p.images - image0 : p.per;
-            for (int i = t; i < p.per * p.height * p.width * chunks; i += W::WORKERS) {
-                const int at = (int)((uint32_t)i * over_chunks >> 20), c = i - at * chunks;
-                const int line = part(at, p.over_width);
-                const int image = part(line, p.over_height), x = x0 + at - line * p.width - p.before;
-                const int y = y0 + line - image * p.height - p.before;
-                const int ok = image < images && (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-                const size_t place = ((size_t)(image0 + image) * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
-                copy_async(a + (at * p.pitch + c) * 16, ok ? pixel(p.source, place, (first + c) * 8) : p.source.at, ok,
-                           p.source.keeping);
+            const int tiles = (int)divide((uint32_t)tile, p.by_tiles_x),
+                      group = (int)divide((uint32_t)tiles, p.by_tiles_y);
+            const int x0 = (tile - tiles * p.tiles_x) << p.log_w, y0 = (tiles - group * p.tiles_y) << p.log_h;
+            const int image0 = group * p.per, images = p.images - image0 < p.per ? p.images - image0 : p.per;
+            const int base = (image0 * p.h + y0) * p.w + x0;
+            for (int at = line; at < p.per * p.height * p.width && line < lines; at += lines) {
+                const uint32_t place = tables.places[at] + (uint32_t)(y0 << 16 | x0);
+                const int ok = inside(place, largest) && at < images * p.height * p.width;
+                copy_async(a + (at * p.pitch + c) * 16,
+                           pixel(p.source, (size_t)(base + tables.pixels[at]), (first + c) * 8), ok, p.source.keeping);
             }
-            for (int i = t; i < WEIGHT_PIXELS * W::B_CHUNKS; i += W::WORKERS) {
-                const int m = i / W::B_CHUNKS, chunk = i % W::B_CHUNKS, x = m & ((1 << p.log_w) - 1);
-                const int y = (m >> p.log_w) & ((1 << p.log_h) - 1), image = m >> (p.log_w + p.log_h);
-                const int ok = image < images && n0 + chunk * 8 < p.columns;
-                const size_t place =
-                    ((size_t)(image0 + image) * (size_t)p.h + (size_t)(y0 + y)) * (size_t)p.w + (size_t)(x0 + x);
-                copy_async(chunk_at<W::B_CHUNKS>(b, m, chunk),
-                           ok ? pixel(p.gradient, place, n0 + chunk * 8) : p.gradient.at, ok, p.gradient.keeping);
-            }
+            for (int m = line_b; m < WEIGHT_PIXELS && line_b < W::LINES; m += W::LINES)
+                copy_async(chunk_at<W::B_CHUNKS>(b, m, chunk_b),
+                           pixel(p.gradient, (size_t)(base + tables.rows[m]), n0 + chunk_b * 8),
+                           m < images << (p.log_w + p.log_h) && n0 + chunk_b * 8 < p.columns, p.gradient.keeping);
         }
         copy_commit();
     };
