@@ -817,7 +817,8 @@ static void apply_forward(struct run *r, const struct op_apply *o) {
     p.in = view_of<T>(r, &o->in);
     p.out = view_of<T>(r, &o->out);
     p.dropped = view_of<T>(r, &o->dropped);
-    p.h = o->in.h, p.w = o->in.w, p.out_h = to->h, p.out_w = to->w;
+    p.h = o->in.h, p.w = o->in.w;
+    p.out_h = divisor_of((uint32_t)to->h), p.out_w = divisor_of((uint32_t)to->w);
     p.pixels = r->n * to->h * to->w;
     if (o->bn != NULL) p.scale = o->bn->scale, p.shift = o->bn->shift;
     p.pad = o->pool == POOL_MAX3 ? o->pad : 0;
@@ -838,9 +839,10 @@ static back_of<T> back(struct run *r, const struct map *x, const struct map *g, 
     p.g = view_of<T>(r, g);
     p.h = x->h, p.w = x->w, p.g_h = g->h, p.g_w = g->w;
     p.pad = pool == POOL_MAX3 ? pad : 0;
-    p.cell_h = pool == POOL_NONE ? x->h : (x->h + p.pad + 1) / 2;
-    p.cell_w = pool == POOL_NONE ? x->w : (x->w + p.pad + 1) / 2;
-    p.cells = r->n * p.cell_h * p.cell_w;
+    const int cell_h = pool == POOL_NONE ? x->h : (x->h + p.pad + 1) / 2;
+    const int cell_w = pool == POOL_NONE ? x->w : (x->w + p.pad + 1) / 2;
+    p.cell_h = divisor_of((uint32_t)cell_h), p.cell_w = divisor_of((uint32_t)cell_w);
+    p.cells = r->n * cell_h * cell_w;
     if (bn != NULL) {
         p.scale = bn->scale, p.shift = bn->shift, p.mean = bn->mean;
         p.a = bn->a, p.b = bn->b, p.c = bn->c;

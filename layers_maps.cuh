@@ -202,11 +202,22 @@ static int sheet_blocks(const struct sheet *s, int cells) {
     return (cells + s->lines * s->repeat - 1) / (s->lines * s->repeat);
 }
 
+/* Pixel `at` of images of h x w: its image, and where it is there. And the other way round. */
+static __device__ __forceinline__ int pixel_place(int at, const divisor &h, const divisor &w, int *y, int *x) {
+    const uint32_t line = divide((uint32_t)at, w), image = divide(line, h);
+    *x = at - (int)(line * w.by), *y = (int)(line - image * h.by);
+    return (int)image;
+}
+static __device__ __forceinline__ size_t pixel_at(int image, int y, int x, int h, int w) {
+    return (size_t)(uint32_t)((image * h + y) * w + x);
+}
+
 template <typename T>
 struct apply_of {
     struct sheet sheet;
     view<T> in, out, dropped;
-    int h, w, out_h, out_w, pixels; /* of the input; of the output; of all outputs */
+    int h, w, pixels; /* of the input; of all outputs */
+    struct divisor out_h, out_w;
     const float *scale, *shift;
     int pad, back; /* back: for block_of */
     dropping drop;
@@ -251,15 +262,15 @@ static __global__ void __launch_bounds__(THREADS) apply(apply_of<T> p) {
             if (p.scale != NULL) normalise8(scale, shift, v);
         } else {
             enum { K = POOL == POOL_MAX3 ? 3 : 2 };
-            const int x0 = to % p.out_w * 2 - p.pad, y0 = to / p.out_w % p.out_h * 2 - p.pad;
-            const size_t image = (size_t)(to / (p.out_w * p.out_h)) * (size_t)p.h;
+            int ox, oy;
+            const int image = pixel_place(to, p.out_h, p.out_w, &oy, &ox), y0 = 2 * oy - p.pad, x0 = 2 * ox - p.pad;
             eight<T> window[K * K];
             int inside[K * K], begin = 1;
 #pragma unroll
             for (int k = 0; k < K * K; k++) {
                 const int y = y0 + k / K, x = x0 + k % K;
                 inside[k] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-                if (inside[k]) fetch8(p.in, (image + (size_t)y) * (size_t)p.w + (size_t)x, c, &window[k]);
+                if (inside[k]) fetch8(p.in, pixel_at(image, y, x, p.h, p.w), c, &window[k]);
             }
 #pragma unroll
             for (int k = 0; k < K * K; k++) {
@@ -298,7 +309,8 @@ template <typename T>
 struct back_of {
     struct sheet sheet;
     view<T> x, g, gradient, branch, branch_y; /* g: the gradient that arrives */
-    int h, w, g_h, g_w, cell_h, cell_w, cells;
+    int h, w, g_h, g_w, cells;
+    struct divisor cell_h, cell_w;
     const float *scale, *shift, *mean, *a, *b, *c;
     int pad, act, branch_act, back; /* back: for block_of */
     float *partials;                /* [blocks][2][channels] */
@@ -334,7 +346,7 @@ static __device__ __forceinline__ void route_windows(const back_of<T> &p, int im
         if ((unsigned)oy >= (unsigned)p.g_h || (unsigned)ox >= (unsigned)p.g_w) continue;
         float g[8], best[8];
         int where[8], begin = 1;
-        load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)oy) * (size_t)p.g_w + (size_t)ox, c, g);
+        load8(p.g, pixel_at(image, oy, ox, p.g_h, p.g_w), c, g);
 #pragma unroll
         for (int j = 0; j < 8; j++) best[j] = 0, where[j] = -1;
 #pragma unroll 1
@@ -345,8 +357,7 @@ static __device__ __forceinline__ void route_windows(const back_of<T> &p, int im
 #pragma unroll
             for (int kx = 0; kx < 3; kx++) {
                 if ((unsigned)(x0 + kx) < (unsigned)p.w)
-                    fetch8(p.x, ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)(x0 + kx), c,
-                           &line[kx]);
+                    fetch8(p.x, pixel_at(image, y, x0 + kx, p.h, p.w), c, &line[kx]);
             }
 #pragma unroll
             for (int kx = 0; kx < 3; kx++) {
@@ -376,12 +387,13 @@ template <typename T, int POOL>
 static __device__ __forceinline__ void route(const back_of<T> &p, int index, int c, int normalised,
                                              const float scale[8], const float shift[8], cell<POOL> &cell) {
     enum { PIXELS = ::cell<POOL>::PIXELS };
-    const int cx = index % p.cell_w, cy = index / p.cell_w % p.cell_h, image = index / (p.cell_w * p.cell_h);
+    int cy, cx;
+    const int image = pixel_place(index, p.cell_h, p.cell_w, &cy, &cx);
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
         const int y = cy * 2 - p.pad + i / 2, x = cx * 2 - p.pad + i % 2;
         cell.inside[i] = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
-        cell.at[i] = ((size_t)image * (size_t)p.h + (size_t)y) * (size_t)p.w + (size_t)x;
+        cell.at[i] = pixel_at(image, y, x, p.h, p.w);
 #pragma unroll
         for (int j = 0; j < 8; j++) cell.g[i][j] = 0;
     }
@@ -400,7 +412,7 @@ static __device__ __forceinline__ void route(const back_of<T> &p, int index, int
     if constexpr (POOL != POOL_MAX3) {
         if (cy >= p.g_h || cx >= p.g_w) return; /* an odd size's last row or column, which no window reads */
         float g[8];
-        load8(p.g, ((size_t)image * (size_t)p.g_h + (size_t)cy) * (size_t)p.g_w + (size_t)cx, c, g);
+        load8(p.g, pixel_at(image, cy, cx, p.g_h, p.g_w), c, g);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             float best = 0;
