@@ -34,8 +34,8 @@ endif
 ifeq ($(CUDA),1)
 # One image for each generation, whose later members (8.6, 8.9, ...) run it too, and PTX of the last for those to come.
 # 90a: Hopper with its own instructions, which -arch=native would leave out. 12.0's image is made of 10.0's PTX, which
-# is that of those to come too: one compilation less.
-ARCH ?= 80 90a 100 120
+# is that of those to come too: one compilation less. An nvcc before 12.8 does not know the last two (it lists 90, not
+# 90a); then the PTX for those to come is 9.0's, for 90a's is Hopper's alone.
 comma = ,
 ifeq ($(ARCH),native)
 ARCH_HERE = $(subst .,,$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1))
@@ -43,8 +43,11 @@ GENCODE = $(if $(filter 90,$(ARCH_HERE)),-gencode arch=compute_90a$(comma)code=s
 else
 FROM_120 = 100
 from = $(or $(FROM_$(1)),$(1))
-GENCODE = $(foreach a,$(ARCH),-gencode arch=compute_$(call from,$(a))$(comma)code=sm_$(a)) \
-          -gencode arch=compute_$(call from,$(lastword $(ARCH))),code=compute_$(call from,$(lastword $(ARCH)))
+KNOWN = $(shell $(NVCC) --list-gpu-code | sed 's/sm_\(.*\)/\1 \1a/')
+IMAGES = $(or $(ARCH),$(filter $(KNOWN),80 90a 100 120))
+TO_COME = $(patsubst %a,%,$(call from,$(lastword $(IMAGES))))
+GENCODE = $(foreach a,$(IMAGES),-gencode arch=compute_$(call from,$(a))$(comma)code=sm_$(a)) \
+          -gencode arch=compute_$(TO_COME),code=compute_$(TO_COME)
 endif
 OBJECTS += $(BUILD)/layers_cuda.o
 ALL_CFLAGS += -DPARZEN_CUDA
