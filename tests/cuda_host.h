@@ -6,8 +6,8 @@
  * arrived, a barrier opens when all threads wait there. What a GPU would leave undefined is made visible: shared memory
  * is filled with NaN before each block, an asynchronous copy arrives only with the wait for it (NaN until then),
  * threads that miss a barrier or meet different operations end the program with a line that says where. With
- * cuda_host_backwards warps take their turns the other way round, so that results that depend on the order, a missing
- * barrier, show as other bits. Graphs keep what was launched as functions and call them.
+ * cuda_host_backwards warps and the lanes of each take their turns the other way round, so that results that depend on
+ * the order, a missing barrier, show as other bits. Graphs keep what was launched as functions and call them.
  *
  * Of two streams that were given priorities, one is always as far ahead of the other as their events allow, as late as
  * it may run or as soon (cuda_host_late), in captured graphs too: a missing wait shows as other bits.
@@ -66,7 +66,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 /* ---- what tests can ask for ---- */
 extern "C" {
-int cuda_host_backwards; /* warps take turns from the last to the first */
+int cuda_host_backwards; /* warps, and lanes in them, take turns from the last to the first */
 int cuda_host_late; /* streams of lower priority run as late as they may; 0: as soon as they may, the others late */
 int cuda_host_other_wgmma;     /* it takes the two distances of a matrix the other way round */
 long cuda_host_malloc_fails;   /* the n-th cudaMalloc from now fails; 0: none */
@@ -84,7 +84,7 @@ void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, s
 /* ---- fibers ---- */
 
 enum { FIBER_READY, FIBER_BARRIER, FIBER_COLLECTIVE, FIBER_DONE };
-enum { FIBER_STACK = 128 << 10, WARP = 32 };
+enum { FIBER_STACK = 128 << 10, WARP = 32, WARPS_MOST = 32 };
 enum { CUDA_HOST_SHARED_BASE = 1024 }; /* where a block's shared memory begins: the first KB is the system's */
 enum { COLLECTIVE_LDMATRIX = 1, COLLECTIVE_LDMATRIX_T, COLLECTIVE_MMA, COLLECTIVE_WGMMA, COLLECTIVE_WGMMA_WAIT };
 enum { COLLECTIVE_SHUFFLE = 16 /* + bytes */ };
@@ -132,7 +132,8 @@ static thread_local struct cuda_host_state {
     dim3 block_index, block_size, grid_size;
     unsigned char *shared;
     size_t shared_bytes;
-    unsigned waited; /* threads of the block that have called after_previous */
+    unsigned waited;                          /* threads of the block that have called after_previous */
+    std::vector<uint64_t> wgmmas[WARPS_MOST]; /* the operands of each warp's, in their order */
     cuda_host_fiber scheduler, *now;
     std::vector<cuda_host_fiber *> fibers;
     std::function<void()> body;
@@ -362,6 +363,10 @@ static void cuda_host_wgmma(cuda_host_fiber **lanes) {
         }
         f->products.push_back(p);
     }
+    const cuda_host_product &p = lanes[0]->products.back();
+    std::vector<uint64_t> &operands = cuda_host.wgmmas[cuda_host_warp_of(lanes[0])];
+    operands.push_back(p.a);
+    operands.push_back(p.b);
 }
 
 /* PTX ISA, wgmma m64nNk16: with g = l / 4, t = l % 4, warp w of four: d[4 j + i] is row 16 w + g + 8 (i / 2), column
@@ -417,8 +422,9 @@ static void cuda_host_warp(cuda_host_fiber **lanes) {
     for (;;) {
         int collective = 0;
         for (int l = 0; l < WARP; l++) {
-            if (lanes[l]->state == FIBER_READY) cuda_host_resume(lanes[l]);
-            collective += lanes[l]->state == FIBER_COLLECTIVE;
+            cuda_host_fiber *const f = lanes[cuda_host_backwards ? WARP - 1 - l : l];
+            if (f->state == FIBER_READY) cuda_host_resume(f);
+            collective += f->state == FIBER_COLLECTIVE;
         }
         if (collective == 0) return;
         if (collective < WARP) cuda_host_fail("an operation of a whole warp that not all its lanes reach");
@@ -433,6 +439,7 @@ static void cuda_host_block(unsigned threads) {
         cuda_host.fibers.push_back(f);
     }
     for (unsigned i = 0; i < threads; i++) cuda_host_prepare(cuda_host.fibers[i], i);
+    for (std::vector<uint64_t> &operands : cuda_host.wgmmas) operands.clear();
     for (;;) {
         unsigned done = 0, waiting = 0;
         const unsigned warps = threads / WARP;
@@ -442,9 +449,13 @@ static void cuda_host_block(unsigned threads) {
             done += cuda_host.fibers[i]->state == FIBER_DONE;
             waiting += cuda_host.fibers[i]->state == FIBER_BARRIER;
         }
-        if (done == threads) return;
+        if (done == threads) break;
         if (waiting != threads) cuda_host_fail("a barrier that not all threads reach");
         for (unsigned i = 0; i < threads; i++) cuda_host.fibers[i]->state = FIBER_READY;
+    }
+    for (unsigned w = 0; w < WARPS_MOST; w++) {
+        if (cuda_host.wgmmas[w] != cuda_host.wgmmas[w / 4 * 4])
+            cuda_host_fail("wgmma: the four warps name different operands, or not all are there");
     }
 }
 

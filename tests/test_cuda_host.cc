@@ -62,7 +62,16 @@ enum { WIDE = 24, WIDE_A = 64 * 16, WIDE_B = WIDE * 16 };
 static uint64_t descriptor(const void *p, int leading, int stride) {
     return (uint64_t)(shared_address(p) / 16) | (uint64_t)(leading / 16) << 16 | (uint64_t)(stride / 16) << 32;
 }
-enum { MISSES_NOTHING, MISSES_FENCE, MISSES_BEGIN, MISSES_WAIT, MISSES_OTHERS, MISSES_ROOM, MISSES_PLACE };
+enum {
+    MISSES_NOTHING,
+    MISSES_FENCE,
+    MISSES_BEGIN,
+    MISSES_WAIT,
+    MISSES_OTHERS,
+    MISSES_WARPS,
+    MISSES_ROOM,
+    MISSES_PLACE
+};
 template <int B_BY_DEPTH>
 static __global__ void multiply_wide(const uint16_t *a, const uint16_t *b, float *d, int gap, int misses) {
     unsigned char *const sa = shared_memory(), *const sb = sa + 16 * (128 + gap);
@@ -79,7 +88,8 @@ static __global__ void multiply_wide(const uint16_t *a, const uint16_t *b, float
     barrier();
     float sums[1][WIDE / 8][4];
     for (int i = 0; i < WIDE / 2; i++) sums[0][i / 4][i % 4] = 1;
-    const uint64_t at_a = descriptor(sa + (misses == MISSES_OTHERS && lane == 3 ? 16 : 0), each, 2 * each),
+    const int other = (misses == MISSES_OTHERS && lane == 3) || (misses == MISSES_WARPS && t / 32 == 2);
+    const uint64_t at_a = descriptor(sa + 16 * other, each, 2 * each),
                    at_b = B_BY_DEPTH ? descriptor(sb, WIDE / 8 * each, each) : descriptor(sb, each, 2 * each);
     if (misses != MISSES_BEGIN) wgmma_begin(sums);
     wgmma<WIDE, B_BY_DEPTH>(sums[0], misses == MISSES_PLACE ? at_a | (uint64_t)1 << 62 : at_a,
@@ -142,6 +152,8 @@ static __global__ void copies(const float *from, float *out, int wait) {
     copy_wait<0>();
 }
 
+static __global__ void writes_over(int *out) { *out = (int)threadIdx.x; }
+
 static __global__ void unwritten(float *out) { *out = ((float *)shared_memory())[3]; }
 
 static void test_memory() {
@@ -160,6 +172,11 @@ static void test_memory() {
     wrong = 0;
     for (int i = 0; i < 256; i++) wrong += !isnan(out[i]);
     check(wrong == 0, "a copy that is not waited for has not arrived");
+    for (cuda_host_backwards = 0; cuda_host_backwards < 2; cuda_host_backwards++) {
+        LAUNCH(writes_over, dim3(1), dim3(64), (size_t)0, stream, 0, sums);
+        check(sums[0] == (cuda_host_backwards ? 0 : 63), "the last lane's turn");
+    }
+    cuda_host_backwards = 0;
     LAUNCH(unwritten, dim3(1), dim3(32), (size_t)64, stream, 0, &one);
     check(isnan(one), "shared memory that nobody has written");
 }
@@ -196,6 +213,13 @@ static __global__ void crooked_copy(const char *p) {
 static __global__ void forgets_copy(const char *p) {
     copy_async(shared_memory() + threadIdx.x * 16, p, 16);
     copy_commit();
+}
+
+static __global__ void multiplies_alone(int) {
+    float sums[1][WIDE / 8][4] = {};
+    wgmma_begin(sums);
+    wgmma<WIDE, 0>(sums[0], descriptor(shared_memory(), 128, 256), descriptor(shared_memory(), 128, 256));
+    wgmma_wait(sums);
 }
 
 /* Runs it in a child, which must not end well, and must say so (NULL: something of a sanitizer). */
@@ -335,6 +359,9 @@ static void test_mistakes() {
     caught("a wgmma of what no fence is behind", "fence", [=] { run_wide<0>(&wide, 0, MISSES_FENCE); });
     caught("a wgmma that nobody has begun", "wgmma_begin", [=] { run_wide<0>(&wide, 0, MISSES_BEGIN); });
     caught("a wgmma whose lanes differ", "different operands", [=] { run_wide<0>(&wide, 0, MISSES_OTHERS); });
+    caught("a wgmma whose warps differ", "four warps", [=] { run_wide<0>(&wide, 0, MISSES_WARPS); });
+    caught("a wgmma of a warp alone", "four warps",
+           [=] { LAUNCH(multiplies_alone, one, warp, (size_t)4096, stream, 0, 0); });
     caught("a wgmma outside shared memory", "outside", [=] { run_wide<0>(&wide, 0, MISSES_ROOM); });
     caught("a wgmma of a swizzled matrix", "another layout", [=] { run_wide<0>(&wide, 0, MISSES_PLACE); });
     caught("an early kernel that does not wait", "does not wait",
