@@ -127,16 +127,19 @@ static void *scratch(struct run *r, size_t bytes) {
 /* Is there something to wait for? Not where nothing is launched, nor in a profile, where all is in the chain. */
 static int waits_between(const struct run *r) { return r->d->beside != NULL && !r->dry && r->events == NULL; }
 
+static void note(struct run *r, cudaError_t status, const char *what) {
+    const int failed = cuda_check(status, what, r->e);
+    if (failed && !r->failed) r->failed = failed;
+}
+
 static void wait_for(struct run *r, enum lane lane, cudaEvent_t event) {
     const cudaStream_t stream = lane == CHAIN ? r->d->stream : r->d->beside;
-    const int failed = cuda_check(cudaStreamWaitEvent(stream, event, 0), "a wait between streams", r->e);
-    if (failed && !r->failed) r->failed = failed;
+    note(r, cudaStreamWaitEvent(stream, event, 0), "a wait between streams");
     r->waits[lane] = 1;
 }
 
 static void record(struct run *r, cudaEvent_t event, cudaStream_t stream) {
-    const int failed = cuda_check(cudaEventRecord(event, stream), "an event between streams", r->e);
-    if (failed && !r->failed) r->failed = failed;
+    note(r, cudaEventRecord(event, stream), "an event");
 }
 
 /* The chain waits for the i-th weight gradient, if it has not. */
@@ -183,14 +186,9 @@ static view<T> view_of(const struct run *r, const struct map *m) {
 
 /* The kernels in the storage type. */
 template <typename T>
-static const T *weights_of(const struct run *r, size_t offset);
-template <>
-const float *weights_of<float>(const struct run *r, size_t offset) {
-    return r->p->parameters->value + offset;
-}
-template <>
-const bf16 *weights_of<bf16>(const struct run *r, size_t offset) {
-    return r->d->shadow != NULL ? (const bf16 *)r->d->shadow + offset : NULL;
+static const T *weights_of(const struct run *r, size_t offset) {
+    const void *const all = sizeof(T) == sizeof(float) ? r->p->parameters->value : r->d->shadow;
+    return all != NULL ? (const T *)all + offset : NULL;
 }
 
 static struct normal normal_of(const struct run *r, const struct bn *bn, float count) {
@@ -238,12 +236,16 @@ static void go_sums(struct run *r, const float *partials, int blocks, int h, int
 
 /* ---- products ---- */
 
-/* Columns of a tile: the fewest wasted, counting that each tile also fetches its rows. */
-static int tile_columns(const bf16 *, int columns) {
-    static const int widths[] = {128, 80, 64, 48, 32};
-    int best = 0, least = 1 << 30;
-    for (int i = 0; i < 5; i++) {
-        const int cost = (columns + widths[i] - 1) / widths[i] * (widths[i] + 24);
+/* Columns of a tile: the least work of the multiprocessor that has the most tiles, counting that each reads its rows.
+ * mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit into registers. */
+static int columns_of(int columns, int tiles, int multiprocessors, int wgmma) {
+    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    const int *const widths = wgmma ? of_wgmma : of_mma;
+    int best = 0;
+    long least = LONG_MAX;
+    for (int i = 0; widths[i] > 0; i++) {
+        const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
+        const long cost = (long)((blocks + multiprocessors - 1) / multiprocessors) * (widths[i] + 24);
         if (cost < least) {
             best = widths[i];
             least = cost;
@@ -251,6 +253,8 @@ static int tile_columns(const bf16 *, int columns) {
     }
     return best;
 }
+/* Where there are many tiles of rows: the fewest columns wasted. */
+static int tile_columns(const bf16 *, int columns) { return columns_of(columns, 1, 1, 0); }
 static int tile_columns(const float *, int) { return 64; }
 
 /* Launches f for the tile's width, which it takes as a constant. */
@@ -264,14 +268,14 @@ static int tile_columns(const float *, int) { return 64; }
     }
 
 template <typename T, int BN>
-static void go_forward(struct run *r, const product_of<T> &p, int) {
+static void go_either(struct run *r, const product_of<T> &p, int classes, int data) {
     typedef tile<T, BN> W;
-    GO_WITH(r, (product<T, BN, 0>), dim3((unsigned)(p.tiles_m * p.tiles_n)), W::WORKERS, W::PRODUCT_BYTES, p);
-}
-template <typename T, int BN>
-static void go_data(struct run *r, const product_of<T> &p, int classes) {
-    typedef tile<T, BN> W;
-    GO_WITH(r, (product<T, BN, 1>), dim3((unsigned)(p.tiles_m * p.tiles_n * classes)), W::WORKERS, W::PRODUCT_BYTES, p);
+    const dim3 grid((unsigned)(p.tiles_m * p.tiles_n * classes));
+    if (data) {
+        GO_WITH(r, (product<T, BN, 1>), grid, W::WORKERS, W::PRODUCT_BYTES, p);
+    } else {
+        GO_WITH(r, (product<T, BN, 0>), grid, W::WORKERS, W::PRODUCT_BYTES, p);
+    }
 }
 template <typename T, int BN>
 static void go_weight(struct run *r, const weight_product_of<T> &p, int tiles, int splits) {
@@ -279,18 +283,10 @@ static void go_weight(struct run *r, const weight_product_of<T> &p, int tiles, i
     GO_WITH(r, (weight_product<T, BN>), dim3((unsigned)tiles, 1, (unsigned)splits), W::WORKERS, W::WEIGHT_BYTES, p);
 }
 static void go_product(struct run *r, const product_of<float> &p, int, int classes, int data) {
-    if (data) {
-        go_data<float, 64>(r, p, classes);
-    } else {
-        go_forward<float, 64>(r, p, classes);
-    }
+    go_either<float, 64>(r, p, classes, data);
 }
 static void go_product(struct run *r, const product_of<bf16> &p, int bn, int classes, int data) {
-    if (data) {
-        WITH_COLUMNS(bn, go_data, r, p, classes)
-    } else {
-        WITH_COLUMNS(bn, go_forward, r, p, classes)
-    }
+    WITH_COLUMNS(bn, go_either, r, p, classes, data)
 }
 static void go_weights(struct run *r, const weight_product_of<float> &p, int, int tiles, int splits) {
     go_weight<float, 64>(r, p, tiles, splits);
@@ -413,24 +409,6 @@ static void window_add(struct run *r, struct window_of *p, const struct map *map
     if (s->each * s->plane * 16 > p->buffer) p->buffer = s->each * s->plane * 16;
 }
 
-/* Columns of a tile by windows: the least work of the multiprocessor that has the most tiles, counting that each reads
- * its rows. mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit into registers. */
-static int window_columns(int columns, int tiles, int multiprocessors, int wgmma) {
-    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
-    const int *const widths = wgmma ? of_wgmma : of_mma;
-    int best = 0;
-    long least = LONG_MAX;
-    for (int i = 0; widths[i] > 0; i++) {
-        const int blocks = tiles * ((columns + widths[i] - 1) / widths[i]);
-        const long cost = (long)((blocks + multiprocessors - 1) / multiprocessors) * (widths[i] + 24);
-        if (cost < least) {
-            best = widths[i];
-            least = cost;
-        }
-    }
-    return best;
-}
-
 template <int BN, int WGMMA>
 static void go_window_with(struct run *r, struct window_of *p, int data, int *fits) {
     typedef window_tile<BN, WGMMA> W;
@@ -474,7 +452,7 @@ static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
 /* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. Partials where `bn` wants
  * them, of a tile each. */
 static int launch_window(struct run *r, struct window_of *p, int columns, const struct bn *bn, int data) {
-    const int tiles = window_tiles(p), width = window_columns(columns, tiles, r->d->multiprocessors, r->d->wgmma);
+    const int tiles = window_tiles(p), width = columns_of(columns, tiles, r->d->multiprocessors, r->d->wgmma);
     int fits = 0;
     p->columns = columns;
     p->tiles_n = blocks_of((size_t)columns, (size_t)width);
@@ -507,14 +485,7 @@ static const struct op_conv *second_of(const struct run *r, const struct op_conv
     return suits && apart(&l->out, &o->in, r->n) && apart(&l->dropped, &o->in, r->n) ? l : NULL;
 }
 
-template <typename T>
-static int window_forward(struct run *r, const struct op_conv *o);
-template <>
-int window_forward<float>(struct run *, const struct op_conv *) {
-    return 0;
-}
-template <>
-int window_forward<bf16>(struct run *r, const struct op_conv *o) {
+static int window_forward(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     const int columns = stored_of(to);
     struct window_of p;
@@ -552,14 +523,7 @@ static const struct op_conv_data *second_data_of(const struct run *r, const stru
                : NULL;
 }
 
-template <typename T>
-static int window_data(struct run *r, const struct op_conv_data *o);
-template <>
-int window_data<float>(struct run *, const struct op_conv_data *) {
-    return 0;
-}
-template <>
-int window_data<bf16>(struct run *r, const struct op_conv_data *o) {
+static int window_data(struct run *r, const struct op_conv_data *o) {
     const struct map *to = &o->gradient;
     const int columns = stored_of(to);
     struct window_of p;
@@ -596,7 +560,7 @@ template <typename T>
 static void conv_forward(struct run *r, const struct op_conv *o) {
     const struct map *to = o->out.at != NULL ? &o->out : &o->dropped;
     product_of<T> p;
-    if (window_forward<T>(r, o)) return;
+    if (sizeof(T) == sizeof(bf16) && window_forward(r, o)) return;
     memset(&p, 0, sizeof p);
     p.columns = p.out_stored = stored_of(to);
     p.in_stored = stored_of(&o->in);
@@ -625,7 +589,7 @@ static void conv_forward(struct run *r, const struct op_conv *o) {
 template <typename T>
 static void conv_data(struct run *r, const struct op_conv_data *o) {
     product_of<T> p;
-    if (window_data<T>(r, o)) return;
+    if (sizeof(T) == sizeof(bf16) && window_data(r, o)) return;
     memset(&p, 0, sizeof p);
     p.columns = p.in_stored = stored_of(&o->gradient);
     p.out_stored = stored_of(&o->out_gradient);
@@ -686,14 +650,7 @@ static void go_window_weight(struct run *r, struct window_weight_of *p, int *don
 }
 
 /* Into how many partial sums p->partials; 0: the shape does not suit. */
-template <typename T>
-static int window_weights(struct run *r, const struct op_conv_weight *o, struct window_weight_of *p);
-template <>
-int window_weights<float>(struct run *, const struct op_conv_weight *, struct window_weight_of *) {
-    return 0;
-}
-template <>
-int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct window_weight_of *p) {
+static int window_weights(struct run *r, const struct op_conv_weight *o, struct window_weight_of *p) {
     const struct map *g = &o->out_gradient;
     struct window_of shape;
     int splits = 0;
@@ -711,8 +668,8 @@ int window_weights<bf16>(struct run *r, const struct op_conv_weight *o, struct w
     p->over_k = over(o->k), p->over_taps = over(o->k * o->k);
     p->over_width = over(p->width), p->over_height = over(p->height);
     p->by_tiles_x = divisor_of((uint32_t)p->tiles_x), p->by_tiles_y = divisor_of((uint32_t)p->tiles_y);
-    if (p->w >= 1 << 14 || p->h >= 1 << 14) return 0; /* as far as packed() goes */
-    if (p->chunks * o->k * o->k > 4000) return 0;     /* as far as over() goes */
+    if (p->w >= 1 << 14 || p->h >= 1 << 14) return 0;              /* as far as packed() goes */
+    if (p->chunks * o->k * o->k > 65536 / (o->k * o->k)) return 0; /* as far as over() goes */
     WITH_COLUMNS(tile_columns(p->source.at, p->columns), go_window_weight, r, p, &splits)
     return splits;
 }
@@ -755,7 +712,7 @@ static void conv_weight(struct run *r, const struct op_conv_weight *o) {
     const size_t weights = (size_t)(o->k * o->k) * (size_t)in_stored * (size_t)p.columns;
     const size_t size = weights + (size_t)(bias != NULL ? p.columns : 0);
     struct window_weight_of window;
-    const int parts = window_weights<T>(r, o, &window);
+    const int parts = sizeof(T) == sizeof(bf16) ? window_weights(r, o, &window) : 0;
     if (parts > 0) {
         go_reduce(r, window.partials, parts, size, weights, p.columns, weight, bias);
         return;
@@ -1007,11 +964,8 @@ static int cuda_malloc(void **out, size_t bytes, const char *what, struct error 
 #else
     const int failed = cuda_check(cudaMalloc(out, bytes + 1), what, e);
 #endif
-    if (failed == ERROR_TRIAL) {
-        char mb[64];
-        snprintf(mb, sizeof mb, "%s (%.0f MB)", what, (double)bytes / 1e6);
-        error_set(e, ERROR_TRIAL, "out of GPU memory for %s", mb);
-    }
+    if (failed == ERROR_TRIAL)
+        error_set(e, ERROR_TRIAL, "out of GPU memory for %s (%.0f MB)", what, (double)bytes / 1e6);
     if (failed) *out = NULL;
     return failed;
 }

@@ -738,11 +738,13 @@ static void test_windows(void) {
                        UNIT | (i % 4 ? DROP : 0) | (i % 2 ? STATISTICS | BRANCH : Y_SCALE) | (i % 3 ? 0 : SLICE));
     }
     isas = fewer;
-    /* A weight gradient whose blocks take many channels through one tap. */
+    /* A weight gradient whose blocks take many channels through one tap; and so many rows of so many taps that they
+     * cannot be told apart as quickly. */
     static const struct shape wide[] = {{1, 1, 2, 8, 8, 1, 256, 24},
                                         {1, 1, 3, 8, 8, 1, 216, 24},
                                         {1, 1, 1, 16, 16, 1, 272, 40},
-                                        {1, 1, 2, 8, 8, 1, 512, 32}};
+                                        {1, 1, 2, 8, 8, 1, 512, 32},
+                                        {6, 1, 1, 8, 8, 1, 776, 8}};
     for (int i = 0; i < (int)(sizeof wide / sizeof *wide); i++) case_conv_weight(wide[i], i % 2 ? NO_BIAS : 0);
 #ifdef TEST_GPU /* where it takes no time: every width that the original's space has */
     for (int n = 8; n <= 584; n += 8) {
