@@ -56,6 +56,7 @@ struct device_cuda {
     int wgmma;       /* its products of four warps are used */
     int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
     int records;     /* steps can be captured */
+    int unrecorded;  /* attempts that failed, since one did not */
     /* The chain's, and the one beside it: NULL where everything goes into the chain. */
     cudaStream_t stream, beside;
     cudaEvent_t fork, done[BESIDE_MOST];
@@ -958,6 +959,17 @@ static void forget_captured(struct device_cuda *c) {
     c->n_captured = 0;
 }
 
+/* Held while a step is recorded, and by whoever makes the whole GPU wait: that would spoil the recording of another
+ * thread's device (cuBLAS when it comes and when it goes, and perhaps cudaFree). */
+static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
+
+static void free_memory(void *p) {
+    pthread_mutex_lock(&recording);
+    if (p != NULL) (void)cudaFree(p);
+    pthread_mutex_unlock(&recording);
+    (void)cudaGetLastError(); /* not the next operation's */
+}
+
 static int cuda_malloc(void **out, size_t bytes, const char *what, struct error *e) {
 #ifdef PARZEN_MANAGED /* tests: memory that the host can look into */
     const int failed = cuda_check(cudaMallocManaged(out, bytes + 1), what, e);
@@ -975,8 +987,8 @@ static int cuda_alloc(struct device *d, size_t bytes, void **out, struct error *
     int failed = cuda_malloc(out, bytes, "the network's memory", e);
     if (!failed) failed = cuda_check(cudaMemsetAsync(*out, 0, bytes, c->stream), "clearing memory", e);
     if (!failed) failed = cuda_check(cudaStreamSynchronize(c->stream), "clearing memory", e);
-    if (failed && *out != NULL) {
-        (void)cudaFree(*out);
+    if (failed) {
+        free_memory(*out);
         *out = NULL;
     }
     return failed;
@@ -988,7 +1000,7 @@ static void cuda_release(struct device *d, void *p) {
     (void)cudaStreamSynchronize(c->stream);
     forget_captured(c);
     c->shadow_of = NULL;
-    (void)cudaFree(p);
+    free_memory(p);
 }
 
 static int cuda_write(struct device *d, void *to, const void *from, size_t bytes, struct error *e) {
@@ -1015,7 +1027,7 @@ static int grow(struct device_cuda *c, void **at, size_t *have, size_t bytes, co
     if (*have >= bytes) return OK;
     forget_captured(c);
     (void)cudaStreamSynchronize(c->stream);
-    if (*at != NULL) (void)cudaFree(*at);
+    free_memory(*at);
     *at = NULL;
     *have = 0;
     const int failed = cuda_malloc(at, bytes, what, e);
@@ -1067,10 +1079,6 @@ static int run_first(struct device_cuda *c, const struct program *p, int n, stru
     return OK;
 }
 
-/* Held while a step is recorded, and by whoever makes the whole GPU wait: that would spoil the recording of another
- * thread's device (cuBLAS does it when it comes and when it goes). */
-static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
-
 static int capture(struct device_cuda *c, struct captured *k, struct error *e) {
     struct run r = run_of(c, k->program, k->n, e);
     cudaGraph_t graph = NULL;
@@ -1101,6 +1109,9 @@ static int keep_pace(struct device_cuda *c, struct error *e) {
     return failed ? failed : cuda_check(cudaEventRecord(event, c->stream), "an event", e);
 }
 
+/* Another thread may spoil an attempt to record; so many one after the other have another reason. */
+enum { UNRECORDED_MOST = 8 };
+
 static int cuda_run(struct device *d, const struct program *p, int n, struct error *e) {
     struct device_cuda *c = cuda_of(d);
     int i = 0;
@@ -1109,9 +1120,14 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
     if (failed) return failed;
     while (i < c->n_captured && !(c->captured[i].program == p && c->captured[i].n == n)) i++;
     if (i == c->n_captured) return run_first(c, p, n, e);
+    if (c->captured[i].graph == NULL && c->records) {
+        struct error why = {};
+        c->unrecorded = capture(c, &c->captured[i], &why) == OK ? 0 : c->unrecorded + 1;
+        c->records = c->unrecorded < UNRECORDED_MOST;
+        if (!c->records) fprintf(stderr, "parzen: %s; steps on GPU %d go without, more slowly\n", why.text, c->gpu);
+    }
     /* A step that could not be recorded has not been run either: this once it goes without. */
-    if (c->captured[i].graph == NULL && (!c->records || capture(c, &c->captured[i], NULL) != OK))
-        return run_singly(c, p, n, e);
+    if (c->captured[i].graph == NULL) return run_singly(c, p, n, e);
     return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);
 }
 
@@ -1157,9 +1173,7 @@ static void cuda_close(struct device *d) {
     forget_captured(c);
     close_cublas(c);
     void *const blocks[] = {c->workspace, c->scratch[CHAIN], c->scratch[BESIDE], c->shadow};
-    for (int i = 0; i < 4; i++) {
-        if (blocks[i] != NULL) (void)cudaFree(blocks[i]);
-    }
+    for (int i = 0; i < 4; i++) free_memory(blocks[i]);
     for (int i = 0; i < BESIDE_MOST; i++) {
         if (c->done[i] != NULL) (void)cudaEventDestroy(c->done[i]);
     }
@@ -1180,33 +1194,35 @@ static void cuda_close(struct device *d) {
 #define library_symbol(library, name) dlsym(library, name)
 #endif
 
-/* Is it there, whole, and does it start? An older one may where the newest does not suit the driver. */
-static int start_cublas(struct device_cuda *c, const char *name) {
+/* Is it there, whole, and does it start? An older one may where the newest does not suit the driver. Then c->handle is
+ * there. */
+static int start_cublas(struct device_cuda *c, const char *name, struct error *e) {
     struct cublas *b = &c->cublas;
     b->library = library_open(name);
-    if (b->library == NULL) return 0;
+    if (b->library == NULL) return OK;
     *(void **)&b->create = library_symbol(b->library, "cublasCreate_v2");
     *(void **)&b->destroy = library_symbol(b->library, "cublasDestroy_v2");
     *(void **)&b->set_stream = library_symbol(b->library, "cublasSetStream_v2");
     *(void **)&b->set_workspace = library_symbol(b->library, "cublasSetWorkspace_v2");
     *(void **)&b->gemm = library_symbol(b->library, "cublasGemmEx");
     if (b->create == NULL || b->destroy == NULL || b->set_stream == NULL || b->set_workspace == NULL || b->gemm == NULL)
-        return 0;
+        return OK;
     pthread_mutex_lock(&recording);
     int status = b->create(&c->handle);
     if (status != 0) c->handle = NULL;
     if (status == 0) status = b->set_stream(c->handle, c->stream);
     if (status == 0) status = b->set_workspace(c->handle, c->workspace, CUBLAS_WORKSPACE);
     pthread_mutex_unlock(&recording);
+    (void)cudaGetLastError();
     if (status != 0) close_cublas(c);
-    return status == 0;
+    return status == CUBLAS_NO_MEMORY ? error_set(e, ERROR_TRIAL, "out of GPU memory for cuBLAS") : OK;
 }
 
 /* Without it c->handle stays NULL, and dense layers are made like other convolutions. */
 static int open_cublas(struct device_cuda *c, struct error *e) {
     static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
-    const int failed = cuda_malloc(&c->workspace, CUBLAS_WORKSPACE, "cuBLAS", e);
-    for (int i = 0; i < 3 && !failed && !start_cublas(c, names[i]); i++) (void)cudaGetLastError();
+    int failed = cuda_malloc(&c->workspace, CUBLAS_WORKSPACE, "cuBLAS", e);
+    for (int i = 0; i < 3 && !failed && c->handle == NULL; i++) failed = start_cublas(c, names[i], e);
     return failed;
 }
 
@@ -1237,126 +1253,7 @@ static void allow_wgmma(int most, cudaError_t *s) {
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
-/* ---- does this GPU, with this driver, do what it is taken to do? ---- */
-
-/* What is tried: a convolution to `width` channels, and the data gradient and the weight gradient of one from so many,
- * of a few images. Their maps stand one behind the other: in and out_gradient, and what is made of them. */
-enum { TRIAL_IMAGES = 3, TRIAL_SIDE = 8, TRIAL_FEW = 24, TRIAL_MANY = 80, TRIAL_K = 2 };
-enum { TRIAL_PIXELS = TRIAL_IMAGES * TRIAL_SIDE * TRIAL_SIDE, TRIAL_RESULT = TRIAL_PIXELS * 2 * TRIAL_MANY };
-enum { TRIAL_WEIGHTS = TRIAL_K * TRIAL_K * TRIAL_FEW * TRIAL_MANY };
-struct trial_run {
-    bf16 *in, *out_gradient, *made; /* device memory: [pixels][few], twice; [pixels][width], twice */
-    float *weights, *gradients;     /* device memory */
-};
-
-static struct map trial_map(bf16 *at, int width) {
-    struct map m = {};
-    m.at = at, m.h = m.w = TRIAL_SIDE, m.parts = 1, m.width = m.stride = width;
-    return m;
-}
-
-static bf16 narrowed(float v) { /* of a v that bf16 has */
-    bf16 b;
-    memcpy(&b.bits, (const char *)&v + 2, sizeof b.bits);
-    return b;
-}
-static float widened(bf16 b) {
-    float v = 0;
-    memcpy((char *)&v + 2, &b.bits, sizeof b.bits);
-    return v;
-}
-
-/* Runs it so many times, each into zeros. *recorded: whether the last was a recorded step. */
-static int run_trial(struct device_cuda *c, const struct trial_run *t, int width, int times, bf16 made[TRIAL_RESULT],
-                     int *recorded, struct error *e) {
-    struct parameters parameters = {};
-    struct op ops[3] = {};
-    struct program program = {};
-    struct map *const back = &ops[1].conv_data.gradient;
-    int failed = OK;
-    parameters.value = t->weights, parameters.gradient = t->gradients;
-    parameters.n = parameters.n_decayed = TRIAL_WEIGHTS;
-    ops[0].kind = OP_CONV;
-    ops[0].conv.k = TRIAL_K, ops[0].conv.stride = 1, ops[0].conv.bias = LAYERS_NONE;
-    ops[0].conv.in = trial_map(t->in, TRIAL_FEW);
-    ops[0].conv.out = trial_map(t->made, width);
-    ops[1].kind = OP_CONV_DATA;
-    ops[1].conv_data.k = TRIAL_K, ops[1].conv_data.stride = 1, ops[1].conv_data.y_scale = 1;
-    ops[1].conv_data.out_gradient = trial_map(t->out_gradient, TRIAL_FEW);
-    *back = trial_map(t->made + TRIAL_PIXELS * width, width);
-    ops[2].kind = OP_CONV_WEIGHT;
-    ops[2].conv_weight.k = TRIAL_K, ops[2].conv_weight.stride = 1, ops[2].conv_weight.bias = LAYERS_NONE;
-    ops[2].conv_weight.in = ops[0].conv.in, ops[2].conv_weight.out_gradient = ops[0].conv.out;
-    program.n_ops = 3, program.ops = ops, program.parameters = &parameters;
-    for (int i = 0; i < times && !failed; i++) {
-        failed = cuda_check(cudaMemsetAsync(t->made, 0, TRIAL_RESULT * sizeof(bf16), c->stream), "clearing memory", e);
-        if (!failed) failed = cuda_run(&c->device, &program, TRIAL_IMAGES, e);
-    }
-    *recorded = c->n_captured > 0 && c->captured[c->n_captured - 1].graph != NULL;
-    if (!failed) failed = cuda_read(&c->device, made, t->made, TRIAL_RESULT * sizeof(bf16), e);
-    forget_captured(c); /* it knows this program by its address */
-    return failed;
-}
-
-/* Where two matrices lie is told to wgmma in words that only the hardware reads: small convolutions of every width are
- * made both ways before a net is, and where they differ (or the program carries no image that has them) wgmma is left
- * alone. */
-static int try_wgmma(struct device_cuda *c, const struct trial_run *t, bf16 *with, bf16 *without, struct error *e) {
-    const int multiprocessors = c->multiprocessors;
-    int failed = OK, same = 1, recorded;
-    c->multiprocessors = 1; /* then a tile is as wide as the result */
-    for (int width = 24; width <= TRIAL_MANY && same && !failed; width += 8) {
-        float largest = 0;
-        c->wgmma = 1;
-        failed = run_trial(c, t, width, 1, with, &recorded, e);
-        c->wgmma = 0;
-        if (!failed) failed = run_trial(c, t, width, 1, without, &recorded, e);
-        for (int i = 0; i < 2 * TRIAL_PIXELS * width; i++) largest = fmaxf(largest, fabsf(widened(without[i])));
-        for (int i = 0; i < 2 * TRIAL_PIXELS * width; i++)
-            same &= fabsf(widened(with[i]) - widened(without[i])) <= largest / 64;
-    }
-    c->multiprocessors = multiprocessors;
-    c->wgmma = same && !failed;
-    return failed;
-}
-
-/* Can a step be recorded, and does it then make the same? If not, perhaps without early kernels. */
-static int try_recording(struct device_cuda *c, const struct trial_run *t, bf16 *once, bf16 *twice, struct error *e) {
-    int failed = OK;
-    for (;;) {
-        failed = run_trial(c, t, TRIAL_FEW, 1, once, &c->records, e);
-        c->records = 1;
-        if (!failed) failed = run_trial(c, t, TRIAL_FEW, 2, twice, &c->records, e);
-        if (!failed && c->records) c->records = memcmp(once, twice, 2 * TRIAL_PIXELS * TRIAL_FEW * sizeof *once) == 0;
-        if (failed || c->records || !c->early) return failed;
-        c->early = 0;
-    }
-}
-
-static int try_device(struct device_cuda *c, int wgmma, struct error *e) {
-    enum { IN = TRIAL_PIXELS * TRIAL_FEW, MAPS = 2 * IN + TRIAL_RESULT };
-    bf16 *const maps = (bf16 *)mem_zero(MAPS + TRIAL_RESULT, sizeof *maps), *at = NULL;
-    float *const weights = (float *)mem_zero(2 * TRIAL_WEIGHTS, sizeof *weights);
-    struct trial_run t = {};
-    int failed = maps == NULL || weights == NULL ? error_memory(e, MAPS * sizeof *maps, "the device") : OK;
-    if (!failed) failed = cuda_alloc(&c->device, MAPS * sizeof *maps, (void **)&at, e);
-    if (!failed) failed = cuda_alloc(&c->device, 2 * TRIAL_WEIGHTS * sizeof *weights, (void **)&t.weights, e);
-    if (!failed) {
-        for (int i = 0; i < 2 * IN; i++) maps[i] = narrowed((float)(i * 7 % 13 - 6) / 4);
-        for (int i = 0; i < TRIAL_WEIGHTS; i++) weights[i] = (float)(i * 11 % 17 - 8) / 64;
-        t.in = at, t.out_gradient = at + IN, t.made = at + 2 * IN;
-        t.gradients = t.weights + TRIAL_WEIGHTS;
-        failed = cuda_write(&c->device, at, maps, MAPS * sizeof *maps, e);
-    }
-    if (!failed) failed = cuda_write(&c->device, t.weights, weights, TRIAL_WEIGHTS * sizeof *weights, e);
-    if (!failed && wgmma) failed = try_wgmma(c, &t, maps, maps + TRIAL_RESULT, e);
-    if (!failed) failed = try_recording(c, &t, maps, maps + TRIAL_RESULT, e);
-    if (t.weights != NULL) cuda_release(&c->device, t.weights);
-    if (at != NULL) cuda_release(&c->device, at);
-    mem_free(weights);
-    mem_free(maps);
-    return failed;
-}
+#include "layers_trial.cuh" /* it runs small programs, as above */
 
 /* The chain goes first where both have blocks to run. */
 static cudaError_t open_streams(struct device_cuda *c, unsigned without) {

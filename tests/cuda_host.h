@@ -72,8 +72,9 @@ int cuda_host_other_wgmma;     /* it takes the two distances of a matrix the oth
 long cuda_host_malloc_fails;   /* the n-th cudaMalloc from now fails; 0: none */
 int cuda_host_lost;            /* every call from now on fails, as after an error that cannot be recovered from */
 int cuda_host_devices = 1;     /* GPUs that there are; -1: no driver */
-int cuda_host_no_cublas;       /* 1: the library is not found; 2: it does not start */
+int cuda_host_no_cublas;       /* 1: the library is not found; 2: it does not start; 3: it finds no memory */
 int cuda_host_unrecorded;      /* steps cannot be captured: 1: none; 2: none with early kernels */
+int cuda_host_recordings;      /* captures ended, counted */
 long cuda_host_launches;       /* counted */
 int cuda_host_processors = 4;  /* multiprocessors of the GPU */
 int cuda_host_cache = 1 << 16; /* bytes of its second-level cache */
@@ -785,6 +786,7 @@ static int cuda_host_joined(const cuda_host_capture *c) {
 static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
     const std::shared_ptr<cuda_host_capture> c = s->capture;
     *g = NULL;
+    cuda_host_recordings++;
     if (c == NULL || s->number != 0) return cuda_host_return(cudaErrorInvalidValue);
     for (cuda_host_stream *of : c->streams) of->capture = NULL;
     c->streams.clear(); /* over: nobody can enter it through an event any more */
@@ -952,7 +954,7 @@ struct cuda_host_blas {
     cudaStream_t stream;
 };
 static int cuda_host_blas_create(cuda_host_blas **handle) {
-    if (cuda_host_no_cublas == 2) return 1;
+    if (cuda_host_no_cublas >= 2) return cuda_host_no_cublas == 2 ? 1 : 3;
     *handle = new cuda_host_blas();
     return 0;
 }

@@ -30,11 +30,11 @@
 
 #ifdef TEST_GPU
 int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices, cuda_host_no_cublas,
-    cuda_host_unrecorded; /* without effect there */
+    cuda_host_unrecorded, cuda_host_recordings; /* without effect there */
 long cuda_host_malloc_fails;
 #else
 extern int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
-    cuda_host_no_cublas, cuda_host_unrecorded;
+    cuda_host_no_cublas, cuda_host_unrecorded, cuda_host_recordings;
 extern long cuda_host_malloc_fails;
 #endif
 
@@ -416,6 +416,8 @@ static void test_no_cublas(void) {
         trained_free(&t, d);
         d->close(d);
     }
+    CHECK(cuda_host_no_cublas == 3 && device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "memory"),
+          "%s", e.text);
     cuda_host_no_cublas = 0;
 }
 
@@ -436,15 +438,26 @@ static void test_unrecorded(void) {
         trained_free(&b, d);
         d->close(d);
     }
+    /* Or later: it tries again, */
+    struct device *d;
+    CHECK(device_cuda(&d, 0, 0, 0, &e) == OK, "%s", e.text);
     cuda_host_unrecorded = 1;
-    CHECK(train(&b, &c, bf16, 1, &e) == OK, "%s", e.text);
+    CHECK(train(&b, &c, d, 1, &e) == OK, "%s", e.text);
     cuda_host_unrecorded = 0;
     CHECK(net_train_epoch(b.net, 1, &b.epoch[1], NULL, NULL, &e) == OK &&
               net_judge(b.net, &b.judge[1], NULL, NULL, &e) == OK,
           "%s", e.text);
     same_bits(&a, &b, "steps that are not recorded for a while");
+    /* but not for ever, which it says to stderr. */
+    trained_free(&b, d);
+    cuda_host_unrecorded = 1, cuda_host_recordings = 0;
+    CHECK(train(&b, &c, d, 1, &e) == OK, "%s", e.text);
+    for (int i = 1; i < 8; i++) CHECK(net_train_epoch(b.net, i, &b.epoch[1], NULL, NULL, &e) == OK, "%s", e.text);
+    CHECK(cuda_host_recordings == 8, "%d attempts to record", cuda_host_recordings);
+    cuda_host_unrecorded = 0;
+    trained_free(&b, d);
+    d->close(d);
     trained_free(&a, bf16);
-    trained_free(&b, bf16);
 }
 
 /* On a GPU: 500 steps in bf16 and in fp32, from the same weights with the same batches. */
@@ -490,6 +503,11 @@ int main(int argc, char **argv) {
           "%s", e.text);
     if (bf16 == NULL) return check_done();
     printf("%s\n", bf16->about);
+#ifdef TEST_GPU
+    CHECK(strstr(bf16->about, "without wgmma") == NULL && strstr(bf16->about, "without early") == NULL &&
+              strstr(bf16->about, "without graphs") == NULL,
+          "%s", bf16->about);
+#endif
     test_written_weights();
     if (!small) {
         test_nets();
