@@ -27,6 +27,8 @@ struct window_tile {
     enum { ROWS = WGMMA ? 32 : 64 };
     /* A multiprocessor's, by registers. */
     enum { BLOCKS_MMA = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    /* Is there a register for what a thread works out from its number? Else it does so again for each slab. */
+    enum { KEPT = WGMMA && BN != 32 };
     enum { BLOCKS_FORWARD = !WGMMA ? (int)BLOCKS_MMA : BN > 40 ? 2 : 3, BLOCKS_DATA = WGMMA ? 2 : (int)BLOCKS_MMA };
     /* A slab of weights: STEPS of 16 of the depth; so many slabs under way or at work. */
     enum { STEPS = WGMMA ? 3 : 2, EIGHTS = 2 * STEPS, RING = WGMMA ? 3 : 4 };
@@ -230,15 +232,15 @@ static __device__ __forceinline__ void transpose4(uint32_t a[4]) {
 template <int BN, int WGMMA, typename F>
 static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
                                                  int n0, const F &place_of) {
-    const int lane = anew((int)threadIdx.x % 32), mine = lane % 4;
+    const int lane = (int)threadIdx.x % 32, mine = lane % 4;
     const moment now = moment_of(p.turn_drop, p.end.step);
 #pragma unroll
     for (int q = 0; q < window_tile<BN, WGMMA>::ROWS / 32; q++) {
-        const size_t pixel = (size_t)place_of(32 * q + 8 * mine + lane / 4);
+        const int place = place_of(32 * q + 8 * mine + lane / 4);
 #pragma unroll
         for (int j = 0; j < window_tile<BN, WGMMA>::WN / 8; j++) {
             uint32_t words[4];
-            drop_words(p.turn_drop, now, pixel, n0 + 8 * j, words);
+            drop_words(p.turn_drop, now, (size_t)place, n0 + 8 * j, words);
             transpose4(words);
 #pragma unroll
             for (int i = 0; i < 4; i++) /* row 32 q + 8 i + lane / 4 */
@@ -298,7 +300,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
     window_tables &tables = *(window_tables *)shared_memory();
     unsigned char *const shared = shared_memory() + TABLE_BYTES;
-    const int t = (int)threadIdx.x, warp = t / 32, lane = t % 32;
+    const int t = (int)threadIdx.x, warp = t / 32;
     if (t == 0) tables.corner = corner_of(p, block_of(p.back), BN);
     for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS) {
         const int kind = i / STEPS_MOST, step = i % STEPS_MOST;
@@ -353,31 +355,32 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
      * of the depth and eight columns, or the same columns; a column beyond the last may hold anything. `next`: the
      * slab's group, `left_ahead`: its slabs to come, `ahead`: the thread's first eight of it in the table. */
     enum { PASSES = DATA ? (int)W::PASSES_DATA : (int)W::PASSES_FORWARD };
-    const int row = t / (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS),
-              chunk = t % (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS);
-    const int eight = DATA ? chunk : row / 8;
-    const int at_b = eight * EIGHT + (DATA ? row : chunk * 9 + row % 8) * 16;
     const int columns = p.columns - n0 < BN ? p.columns - n0 : BN;
-    const int passes = DATA ? (row < W::ROWS_PASS ? (columns - row + W::ROWS_PASS - 1) / W::ROWS_PASS : 0)
-                            : (eight < W::EIGHTS_PASS && chunk * 8 < columns ? (int)PASSES : 0);
+    const auto mine = [&]() { return W::KEPT ? t : anew(t); };
+    const auto row_of_b = [&]() { return mine() / (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS); };
+    const auto chunk_of_b = [&]() { return mine() % (DATA ? (int)W::EIGHTS : (int)W::B_CHUNKS); };
     int next = 0, left_ahead = 0;
     const int *ahead = NULL;
     const bf16 *weights = NULL;
     const auto enter = [&]() {
         const int s = source_of(next), first = (next - s * p.from[0].groups) * p.from[s].each * 8,
                   stride = p.from[s].out_stored;
+        const int row = row_of_b(), chunk = chunk_of_b(), eight = DATA ? chunk : row / 8;
         left_ahead = slabs_of(next);
         ahead = tables.weights[kind_of(next)][0] + eight;
         weights = p.from[s].weight + (DATA ? (n0 + row) * stride + first : (first + row % 8) * stride + n0 + chunk * 8);
     };
     const auto fetch = [&](int slot) {
         if (next < all) {
+            const int row = row_of_b(), chunk = chunk_of_b(), eight = DATA ? chunk : row / 8;
+            const int at_b = eight * EIGHT + (DATA ? row : chunk * 9 + row % 8) * 16;
             unsigned char *const b = ring + slot * W::STAGE + at_b;
             const int apart = DATA ? W::ROWS_PASS * p.from[source_of(next)].out_stored : 0;
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {
                 const int at = ahead[DATA ? 0 : i * W::EIGHTS_PASS];
-                if (i < passes)
+                if (DATA ? row < W::ROWS_PASS && row + i * W::ROWS_PASS < columns
+                         : eight < W::EIGHTS_PASS && chunk * 8 < columns)
                     copy_async(b + i * (DATA ? W::ROWS_PASS * 16 : W::EIGHTS_PASS * EIGHT), weights + at + i * apart,
                                at >= 0);
             }
@@ -389,7 +392,6 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
 
     float sums[W::ROWS / 16][W::WN / 8][4] = {};
     int group = 0, slot = 0, brief = 0;
-    uint32_t rows[2]; /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
     fetch_window(0);
     enter();
 #pragma unroll
@@ -402,17 +404,18 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
             if (!DATA) {
                 turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), place_of);
             } else if (p.turn_drop.least > 0) {
-                turn_data<BN, WGMMA>(p, sums, n0 + n_warp, place_of);
+                turn_data<BN, WGMMA>(p, sums, anew(n0 + n_warp), place_of);
             }
         }
-#pragma unroll
-        for (int q = 0; q < 2; q++) {
-            const tile_pixel at =
-                pixel_of_row(p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : warp % 4 * 64 + lane % 16);
-            rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
-            if (WGMMA) rows[q] = (uint32_t)of_warp((int)rows[q]); /* in a register for all lanes */
-        }
         for (const int end = group + from.groups; group < end; group++) {
+            uint32_t rows[2]; /* where its rows begin in a plane, in chunks: of wgmma's two squares each; of a lane */
+#pragma unroll
+            for (int q = 0; q < 2; q++) {
+                const tile_pixel at = pixel_of_row(
+                    p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : anew(t) / 32 % 4 * 64 + anew(t) % 16);
+                rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
+                if (WGMMA) rows[q] = (uint32_t)of_warp((int)rows[q]); /* in a register for all lanes */
+            }
             const int slabs = slabs_of(group), *steps = tables.windows[kind_of(group)];
             unsigned char *const a = shared + group % 2 * p.buffer;
             for (int left = slabs; left > 0; left--) {
