@@ -1124,7 +1124,7 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
         struct error why = {};
         c->unrecorded = capture(c, &c->captured[i], &why) == OK ? 0 : c->unrecorded + 1;
         c->records = c->unrecorded < UNRECORDED_MOST;
-        if (!c->records) fprintf(stderr, "parzen: %s; steps on GPU %d go without, more slowly\n", why.text, c->gpu);
+        if (!c->records) fprintf(stderr, "parzen: GPU %d goes on without graphs, more slowly: %s\n", c->gpu, why.text);
     }
     /* A step that could not be recorded has not been run either: this once it goes without. */
     if (c->captured[i].graph == NULL) return run_singly(c, p, n, e);
