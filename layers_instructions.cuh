@@ -110,8 +110,8 @@ static __device__ __forceinline__ void store_kept(uint2 *p, uint2 v, uint64_t ke
 static __device__ __forceinline__ void store_kept(uint32_t *p, uint32_t v, uint64_t keeping) {
     asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(p), "r"(v), "l"(keeping) : "memory");
 }
-/* 16 bytes from global to shared memory, on their own; where they are not there, zeros, and `global` may be anything.
- * Through the first-level cache: taps overlap. */
+/* 16 bytes from global to shared memory, on their own; where they are not there, zeros, and `global` may be any
+ * aligned address. Through the first-level cache: taps overlap. */
 static __device__ __forceinline__ void copy_async(void *shared, const void *global, int there) {
     asm volatile("{\n .reg .pred p;\n setp.eq.s32 p, %2, 0;\n cp.async.ca.shared.global [%0], [%1], 16, p;\n}" ::"r"(
                      shared_address(shared)),

@@ -92,8 +92,8 @@ static __host__ __device__ __forceinline__ int steps_of(int chunks, int taps) {
 
 /* Two tables in shared memory say where the halves of each step lie, so that nobody works it out again for every slab:
  * in a group's window, in chunks from a pixel on, the first half's place and, above 16 bits, how much further the
- * second is (never before it); and in the weights, in elements, each half (-1: nothing is there, zeros are meant). Kind
- * 2 s is a group of source s, 2 s + 1 its last. */
+ * second is (never before it); and in the weights, in elements, each half (below 0: nothing is there, zeros are meant).
+ * Kind 2 s is a group of source s, 2 s + 1 its last. */
 enum { TAPS_MOST = 16, STEPS_MOST = GROUP_CHUNKS / 2 * TAPS_MOST + TAPS_MOST / 2 + 2, KINDS = 4 }; /* in whole slabs */
 
 /* Where a tile begins, and how many of its images there are; which tile it is, and its first column. */
@@ -127,7 +127,8 @@ static __device__ __forceinline__ void fill_step(const window_source &s, int las
         const int there = tap < taps;
         /* Behind the last tap the weights are zeros, and any pixels will do. */
         at[half] = there ? chunk * s.plane + y * s.width + tap - y * s.k : at[0];
-        weights[half] = there ? from * s.in_stored * s.out_stored + chunk * 8 * (DATA ? 1 : s.out_stored) : -1;
+        weights[half] = there ? from * s.in_stored * s.out_stored + chunk * 8 * (DATA ? 1 : s.out_stored)
+                              : -LAYERS_ALIGN; /* aligned, as all addresses are */
     }
     *window = at[0] | (at[1] - at[0]) << 16;
 }

@@ -527,8 +527,7 @@ static inline void wgmma(float (*d)[4], uint64_t a, uint64_t b) {
 
 /* cp.async: 16 bytes, both aligned; not there: zeros arrive, and nothing is read. */
 static inline void copy_async(void *shared, const void *global, int there) {
-    if ((uintptr_t)shared % 16 != 0 || (there && (uintptr_t)global % 16 != 0))
-        cuda_host_fail("cp.async: not 16-byte aligned");
+    if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) cuda_host_fail("cp.async: not 16-byte aligned");
     memset(shared, 0xff, 16);
     cuda_host.now->copies.push_back({shared, global, there ? 16 : 0, cuda_host.now->groups});
 }
