@@ -104,14 +104,16 @@ static const struct format formats[] = {
      "test_batch.bin"}};
 enum { N_FORMATS = sizeof formats / sizeof *formats, TEST_IMAGES = 10000 };
 
-static int exists(const char *folder, const char *file) {
+/* -1: it is not there. */
+static long long size_of(const char *folder, const char *file) {
     struct text path = {0};
     struct stat s;
     text_add(&path, "%s/%s", folder, file);
-    const int there = !path.failed && stat(path.s, &s) == 0;
+    const long long size = !path.failed && stat(path.s, &s) == 0 ? (long long)s.st_size : -1;
     text_free(&path);
-    return there;
+    return size;
 }
+static int exists(const char *folder, const char *file) { return size_of(folder, file) >= 0; }
 
 static int read_cifar_file(struct images *s, size_t at, const struct format *f, const char *folder, const char *file,
                            int images, struct error *e) {
@@ -121,15 +123,13 @@ static int read_cifar_file(struct images *s, size_t at, const struct format *f, 
     const size_t want = (size_t)images * (size_t)(f->labels + PIXELS);
     text_add(&path, "%s/%s", folder, file);
     int failed = path.failed ? error_memory(e, strlen(folder), "a path") : file_read(path.s, want + 1, &bytes, &n, e);
-    if (!failed && n != want) {
-        failed = error_set(e, ERROR_USER, "%s: has %zu bytes, not %zu: it is not %s's, or was not fetched whole; %s",
-                           path.s, n, want, f->name, f->hint);
-    } else if (failed == ERROR_USER && e != NULL && !exists(folder, file)) {
+    const long long size = failed == ERROR_USER ? size_of(folder, file) : (long long)n;
+    if ((!failed && n != want) || size > (long long)want) {
+        failed = error_set(e, ERROR_USER, "%s: has %lld bytes, not %zu: it is not %s's, or was not fetched whole; %s",
+                           path.s, size, want, f->name, f->hint);
+    } else if (size < 0) {
         failed = error_set(e, ERROR_USER, "%s: is missing; %s", path.s, f->hint);
-    } else if (failed == ERROR_USER) {
-        failed = error_set(e, ERROR_USER, "%s: has another size than the %zu bytes of %s's, or cannot be read; %s",
-                           path.s, want, f->name, f->hint);
-    }
+    } /* else what it says: it cannot be opened, say */
     if (!failed) failed = decode_into(s, at, (const uint8_t *)bytes, n, f->labels, f->fine, f->coarse, path.s, e);
     mem_free(bytes);
     text_free(&path);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "search.h"
@@ -340,6 +341,23 @@ static void print_training(const struct outcome *o, const struct bench *b, const
     if (o->reason[0]) printf("%s\n", o->reason);
 }
 
+/* Before hours of training: can the weights be written there? */
+static int check_writable(const char *path, struct error *e) {
+    struct text attempt = {0};
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        return error_set(e, ERROR_USER, "--weights %s: is a folder; it takes a file's name", path);
+    text_add(&attempt, "%s.try", path);
+    int failed = attempt.failed ? error_memory(e, strlen(path), "a path") : file_write(attempt.s, "", 0, e);
+    if (!failed) {
+        unlink(attempt.s);
+    } else if (!attempt.failed) {
+        failed = error_set(e, ERROR_USER, "--weights %s: cannot be written: %s", path, strerror(errno));
+    }
+    text_free(&attempt);
+    return failed;
+}
+
 static int run_train(const struct settings *s, char **positional, int n, struct error *e) {
     (void)n;
     struct document doc = {0};
@@ -351,6 +369,7 @@ static int run_train(const struct settings *s, char **positional, int n, struct 
     struct text line = {0}, json = {0};
     FILE *to = s->json ? stderr : stdout;
     int failed = read_config(positional[0], &doc, &dict, &config, e);
+    if (!failed && s->weights != NULL) failed = check_writable(s->weights, e);
     if (!failed) failed = bench_open(&b, s, judge_images, 1, e);
     if (!failed) {
         value_print_json(&line, dict, 0);

@@ -149,7 +149,7 @@ static void test_wrong_files(void) {
     make_file("cifar-100-binary/train.bin", 12345);
     refuse_folder(folder, "train.bin: has 12345 bytes, not 153700000");
     make_file("cifar-100-binary/train.bin", (long)TRAIN * SIZE_100 + 2);
-    refuse_folder(folder, "train.bin: has ");
+    refuse_folder(folder, "train.bin: has 153700002 bytes, not 153700000");
     make_file("cifar-100-binary/train.bin", (long)TRAIN * SIZE_100);
     set_byte("cifar-100-binary/train.bin", 777L * SIZE_100 + 1, 100);
     refuse_folder(folder, "train.bin: byte 2388499: label 100 is out of range");
@@ -162,7 +162,7 @@ static void test_wrong_files(void) {
     CHECK(remove(path_of("cifar-100-binary/test.bin")) == 0);
     refuse_folder(folder, "cifar-100-binary/test.bin: is missing");
     CHECK(mkdir(path_of("cifar-100-binary/test.bin"), 0777) == 0);
-    refuse_folder(folder, "test.bin");
+    refuse_folder(folder, "test.bin: is a folder");
     CHECK(rmdir(path_of("cifar-100-binary/test.bin")) == 0 && remove(path_of("cifar-100-binary/train.bin")) == 0);
     CHECK(rmdir(inner) == 0);
 }
