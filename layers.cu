@@ -11,6 +11,8 @@
  * waits for them when the memory plan may use those maps again (see run_ops). They fill the multiprocessors that the
  * chain leaves idle: the last blocks of its kernels, kernels that wait for memory.
  *
+ * A device that is opened tries what it relies on (layers_trial.cuh).
+ *
  * Invariant: nothing is allocated and nobody waits while a program runs; whatever could make a captured step stale
  * (memory released, scratch grown) forgets it. */
 #include "layers_kernels.cuh"
