@@ -1111,8 +1111,18 @@ static int keep_pace(struct device_cuda *c, struct error *e) {
     return failed ? failed : cuda_check(cudaEventRecord(event, c->stream), "an event", e);
 }
 
-/* Another thread may spoil an attempt to record; so many one after the other have another reason. */
-enum { UNRECORDED_MOST = 8 };
+/* What fails again and again is given up, and said. No memory is a matter of the moment. */
+enum { UNRECORDED_MOST = 3 };
+static void try_capture(struct device_cuda *c, struct captured *k) {
+    struct error why = {};
+    const int failed = capture(c, k, &why);
+    const size_t said = strlen(c->device.about);
+    if (failed != ERROR_TRIAL) c->unrecorded = failed ? c->unrecorded + 1 : 0;
+    c->records = c->unrecorded < UNRECORDED_MOST;
+    if (c->records) return;
+    snprintf(c->device.about + said, sizeof c->device.about - said, ", without graphs");
+    fprintf(stderr, "parzen: GPU %d goes on without graphs, more slowly: %s\n", c->gpu, why.text);
+}
 
 static int cuda_run(struct device *d, const struct program *p, int n, struct error *e) {
     struct device_cuda *c = cuda_of(d);
@@ -1122,12 +1132,7 @@ static int cuda_run(struct device *d, const struct program *p, int n, struct err
     if (failed) return failed;
     while (i < c->n_captured && !(c->captured[i].program == p && c->captured[i].n == n)) i++;
     if (i == c->n_captured) return run_first(c, p, n, e);
-    if (c->captured[i].graph == NULL && c->records) {
-        struct error why = {};
-        c->unrecorded = capture(c, &c->captured[i], &why) == OK ? 0 : c->unrecorded + 1;
-        c->records = c->unrecorded < UNRECORDED_MOST;
-        if (!c->records) fprintf(stderr, "parzen: GPU %d goes on without graphs, more slowly: %s\n", c->gpu, why.text);
-    }
+    if (c->captured[i].graph == NULL && c->records) try_capture(c, &c->captured[i]);
     /* A step that could not be recorded has not been run either: this once it goes without. */
     if (c->captured[i].graph == NULL) return run_singly(c, p, n, e);
     return cuda_check(cudaGraphLaunch(c->captured[i].graph, c->stream), "a step", e);

@@ -68,16 +68,21 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 extern "C" {
 int cuda_host_backwards; /* warps, and lanes in them, take turns from the last to the first */
 int cuda_host_late; /* streams of lower priority run as late as they may; 0: as soon as they may, the others late */
-int cuda_host_other_wgmma;     /* it takes the two distances of a matrix the other way round */
-long cuda_host_malloc_fails;   /* the n-th cudaMalloc from now fails; 0: none */
-int cuda_host_lost;            /* every call from now on fails, as after an error that cannot be recovered from */
-int cuda_host_devices = 1;     /* GPUs that there are; -1: no driver */
-int cuda_host_no_cublas;       /* 1: the library is not found; 2: it does not start; 3: it finds no memory */
-int cuda_host_unrecorded;      /* steps cannot be captured: 1: none; 2: none with early kernels */
-int cuda_host_recordings;      /* captures ended, counted */
-long cuda_host_launches;       /* counted */
+int cuda_host_other_wgmma;   /* it takes the two distances of a matrix the other way round */
+long cuda_host_malloc_fails; /* the n-th cudaMalloc from now fails; 0: none */
+int cuda_host_free_fails;    /* cudaFree gives the memory back, but says that it failed */
+int cuda_host_lost;          /* every call from now on fails, as after an error that cannot be recovered from */
+int cuda_host_devices = 1;   /* GPUs that there are; -1: no driver */
+int cuda_host_no_cublas;     /* 1: the library is not found; 2: it does not start; 3: it finds no memory */
+int cuda_host_unrecorded;    /* steps cannot be captured: 1: none; 2: none with early kernels; 3: none with one behind a
+                                fork */
+long cuda_host_launches;     /* counted */
+long cuda_host_captures;     /* begun: counted */
+long cuda_host_unfreed;      /* calls of cudaFree while a step is captured: counted */
 int cuda_host_processors = 4;  /* multiprocessors of the GPU */
 int cuda_host_cache = 1 << 16; /* bytes of its second-level cache */
+/* Not NULL: called when a capture has begun. */
+void (*cuda_host_recording)(void);
 /* Not NULL: nothing runs, no memory is touched, and each launch is told to it. */
 void (*cuda_host_watch)(const char *kernel, unsigned blocks, unsigned threads, size_t shared);
 }
@@ -610,12 +615,14 @@ struct cuda_host_capture {
     std::vector<cuda_host_stream *> streams;
     std::vector<size_t> counts; /* nodes of each */
     int early;                  /* kernels among them that may begin before the one before them is done */
+    int forked;                 /* and for that one another stream waits, too */
 };
 struct cuda_host_stream {
     std::shared_ptr<cuda_host_queue> queue;
     std::shared_ptr<cuda_host_capture> capture; /* NULL: not capturing */
     int number;                                 /* in the capture */
     int waited;                                 /* the last that it was given was a wait for another stream */
+    int forked;                                 /* behind the last an event was recorded */
 };
 struct cuda_host_event { /* where it was last recorded: in a capture, or in a queue; neither: never */
     std::shared_ptr<cuda_host_queue> queue;
@@ -695,9 +702,10 @@ static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
     return cuda_host_return(cudaSuccess);
 }
 static inline cudaError_t cudaFree(void *p) {
+    if (cuda_host_capturing) cuda_host_unfreed++;
     if (cuda_host_capturing) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
     free(p);
-    return cuda_host_return(cudaSuccess);
+    return cuda_host_return(cuda_host_free_fails ? cudaErrorInvalidValue : cudaSuccess);
 }
 
 /* ---- streams, events, graphs ---- */
@@ -720,7 +728,7 @@ static void cuda_host_give(cuda_host_queue *q, const cuda_host_item &item) {
     if (q->rank != (cuda_host_late ? RANK_LOW : RANK_HIGH)) cuda_host_advance(q, cuda_host_given(q));
 }
 static void cuda_host_do(cudaStream_t s, const std::function<void()> &work) {
-    s->waited = 0;
+    s->waited = s->forked = 0;
     if (cuda_host_watch != NULL) return;
     if (s->capture != NULL) {
         s->capture->graph.nodes.push_back({s->number, work, -1, 0});
@@ -768,6 +776,8 @@ static inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) {
     if (s->capture != NULL) return cuda_host_return(cudaErrorStreamCaptureUnsupported);
     cuda_host_enter_capture(s, std::make_shared<cuda_host_capture>());
     cuda_host_capturing++;
+    cuda_host_captures++;
+    if (cuda_host_recording != NULL) cuda_host_recording();
     return cuda_host_return(cudaSuccess);
 }
 /* Does stream 0 come, in the end, behind all the work of the others? */
@@ -785,13 +795,13 @@ static int cuda_host_joined(const cuda_host_capture *c) {
 static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
     const std::shared_ptr<cuda_host_capture> c = s->capture;
     *g = NULL;
-    cuda_host_recordings++;
     if (c == NULL || s->number != 0) return cuda_host_return(cudaErrorInvalidValue);
     for (cuda_host_stream *of : c->streams) of->capture = NULL;
     c->streams.clear(); /* over: nobody can enter it through an event any more */
     cuda_host_capturing--;
     if (!cuda_host_joined(c.get())) return cuda_host_return(cudaErrorStreamCaptureUnjoined);
-    if (cuda_host_unrecorded == 1 || (cuda_host_unrecorded == 2 && c->early > 0))
+    if (cuda_host_unrecorded == 1 || (cuda_host_unrecorded == 2 && c->early > 0) ||
+        (cuda_host_unrecorded == 3 && c->forked > 0))
         return cuda_host_return(cudaErrorStreamCaptureInvalidated);
     *g = new cuda_host_graph(c->graph);
     return cuda_host_return(cudaSuccess);
@@ -803,6 +813,7 @@ static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
 }
 static inline cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
 static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    s->forked = 1;
     if (s->capture != NULL) {
         *e = {NULL, s->capture, s->number, s->capture->counts[(size_t)s->number]};
     } else {
@@ -937,7 +948,7 @@ static void cuda_host_launch(const char *name, void (*kernel)(P...), dim3 grid, 
         cuda_host.kernel = name;
         cuda_host_fail("early, though its stream has just been made to wait for another");
     }
-    if (early && s->capture != NULL) s->capture->early++;
+    if (early && s->capture != NULL) s->capture->early++, s->capture->forked += s->forked;
     if (cuda_host_watch != NULL) cuda_host_watch(name, grid.x * grid.y * grid.z, block.x, shared);
     cuda_host_do(s, [=] { cuda_host_run(name, grid, block, shared, early, [=] { kernel(arguments...); }); });
 }
@@ -953,7 +964,7 @@ struct cuda_host_blas {
     cudaStream_t stream;
 };
 static int cuda_host_blas_create(cuda_host_blas **handle) {
-    if (cuda_host_no_cublas >= 2) return cuda_host_no_cublas == 2 ? 1 : 3;
+    if (cuda_host_no_cublas > 1) return cuda_host_no_cublas == 2 ? 1 : 3;
     *handle = new cuda_host_blas();
     return 0;
 }

@@ -7,9 +7,11 @@
  * Linked with layers.cu as C++ (cuda_host.h) it needs no GPU; linked with nvcc's object it runs on one, where it also
  * trains longer (see main). */
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "../net.h"
 #include "check.h"
@@ -30,12 +32,14 @@
 
 #ifdef TEST_GPU
 int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices, cuda_host_no_cublas,
-    cuda_host_unrecorded, cuda_host_recordings; /* without effect there */
-long cuda_host_malloc_fails;
+    cuda_host_unrecorded, cuda_host_free_fails; /* without effect there */
+long cuda_host_malloc_fails, cuda_host_unfreed, cuda_host_captures;
+void (*cuda_host_recording)(void);
 #else
 extern int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices,
-    cuda_host_no_cublas, cuda_host_unrecorded, cuda_host_recordings;
-extern long cuda_host_malloc_fails;
+    cuda_host_no_cublas, cuda_host_unrecorded, cuda_host_free_fails;
+extern long cuda_host_malloc_fails, cuda_host_unfreed, cuda_host_captures;
+extern void (*cuda_host_recording)(void);
 #endif
 
 enum { SIDE = 16, IMAGES = 9, BATCH = 6 };
@@ -355,6 +359,11 @@ static void test_memory(void) {
         trained_free(&t, bf16);
     }
     CHECK(n > 8 && n < 60, "%ld allocations", n);
+    /* What fails when memory is given back is not taken for a failure of the next trial. */
+    CHECK(train(&t, &c, bf16, 0, &e) == OK, "%s", e.text);
+    cuda_host_free_fails = 1;
+    trained_free(&t, bf16);
+    cuda_host_free_fails = 0;
     CHECK(train(&t, &c, bf16, 1, &e) == OK && isfinite(t.epoch[0].loss), "after it: %s", e.text);
     trained_free(&t, bf16);
 }
@@ -403,7 +412,8 @@ static void test_missing(void) {
     CHECK(device_cuda(&d, 1, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "no GPU 1") != NULL, "%s", e.text);
 }
 
-/* Without cuBLAS its own kernels make the dense layers. */
+/* Without cuBLAS its own kernels make the dense layers; not where it is only short of memory, for that is a matter of
+ * the moment, and they round otherwise. */
 static void test_no_cublas(void) {
     struct net_config c = base();
     struct device *d;
@@ -416,20 +426,21 @@ static void test_no_cublas(void) {
         trained_free(&t, d);
         d->close(d);
     }
-    CHECK(cuda_host_no_cublas == 3 && device_cuda(&d, 0, 0, 0, &e) == ERROR_ENVIRONMENT && strstr(e.text, "memory"),
-          "%s", e.text);
+    CHECK(device_cuda(&d, 0, 0, CUDA_WITHOUT_WGMMA, &e) == ERROR_ENVIRONMENT &&
+              strstr(e.text, "out of GPU memory for cuBLAS") != NULL,
+          "no memory for cuBLAS: %s", e.text);
     cuda_host_no_cublas = 0;
 }
 
-/* Steps that cannot be captured, from the device's beginning or for a while, make the same, and the device says so. */
+/* Steps that cannot be captured, from the device's beginning or later, make the same, and the device says so. */
 static void test_unrecorded(void) {
-    static const char *const said[] = {"", ", without graphs", ", without early kernels"};
+    static const char *const said[] = {"", ", without graphs", ", without early kernels", ", without early kernels"};
     struct net_config c = base();
+    struct device *d;
     struct trained a, b;
     struct error e = {0};
     CHECK(train(&a, &c, bf16, 2, &e) == OK, "%s", e.text);
-    for (int how = 1; how < 3; how++) {
-        struct device *d;
+    for (int how = 1; how < 4; how++) {
         cuda_host_unrecorded = how;
         CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, said[how]) != NULL, "%s", d->about);
         CHECK(train(&b, &c, d, 2, &e) == OK, "%s: %s", said[how], e.text);
@@ -438,26 +449,54 @@ static void test_unrecorded(void) {
         trained_free(&b, d);
         d->close(d);
     }
-    /* Or later: it tries again, */
-    struct device *d;
+    /* The first epoch shows the device each batch size, and the second would record two of training and three of
+     * judging: two that fail are no reason to give up; a third is, and then no other is tried. */
     CHECK(device_cuda(&d, 0, 0, 0, &e) == OK, "%s", e.text);
-    cuda_host_unrecorded = 1;
-    CHECK(train(&b, &c, d, 1, &e) == OK, "%s", e.text);
-    cuda_host_unrecorded = 0;
-    CHECK(net_train_epoch(b.net, 1, &b.epoch[1], NULL, NULL, &e) == OK &&
-              net_judge(b.net, &b.judge[1], NULL, NULL, &e) == OK,
-          "%s", e.text);
-    same_bits(&a, &b, "steps that are not recorded for a while");
-    /* but not for ever, which it says to stderr. */
-    trained_free(&b, d);
-    cuda_host_unrecorded = 1, cuda_host_recordings = 0;
-    CHECK(train(&b, &c, d, 1, &e) == OK, "%s", e.text);
-    for (int i = 1; i < 8; i++) CHECK(net_train_epoch(b.net, i, &b.epoch[1], NULL, NULL, &e) == OK, "%s", e.text);
-    CHECK(cuda_host_recordings == 8, "%d attempts to record", cuda_host_recordings);
-    cuda_host_unrecorded = 0;
-    trained_free(&b, d);
+    for (int turn = 0; turn < 3; turn++) {
+        static const int captures[] = {5, 3, 0};
+        CHECK(train(&b, &c, d, 1, &e) == OK, "%s", e.text);
+        cuda_host_captures = 0;
+        cuda_host_unrecorded = 1;
+        CHECK(net_train_epoch(b.net, 1, &b.epoch[1], NULL, NULL, &e) == OK, "%s", e.text);
+        cuda_host_unrecorded = turn > 0;
+        CHECK(net_judge(b.net, &b.judge[1], NULL, NULL, &e) == OK, "%s", e.text);
+        cuda_host_unrecorded = 0;
+        CHECK(cuda_host_captures == captures[turn], "%ld captures, not %d", cuda_host_captures, captures[turn]);
+        CHECK((strstr(d->about, "without graphs") != NULL) == (turn > 0), "%s", d->about);
+        same_bits(&a, &b, "steps that are not recorded");
+        trained_free(&b, d);
+    }
     d->close(d);
     trained_free(&a, bf16);
+}
+
+/* Another thread's device gives memory back while a step is recorded: it waits until that is done. */
+static struct device *other;
+static void *held;
+static pthread_t giving;
+static void *give_back(void *context) {
+    (void)context;
+    other->release(other, held);
+    other->close(other);
+    return NULL;
+}
+static void give_back_now(void) {
+    const struct timespec pause = {0, 50000000};
+    cuda_host_recording = NULL;
+    CHECK(pthread_create(&giving, NULL, give_back, NULL) == 0, "no thread");
+    nanosleep(&pause, NULL);
+}
+static void test_jobs(void) {
+    struct net_config c = base();
+    struct trained t;
+    struct error e = {0};
+    CHECK(device_cuda(&other, 0, 0, CUDA_WITHOUT_WGMMA, &e) == OK && other->alloc(other, 64, &held, &e) == OK, "%s",
+          e.text);
+    cuda_host_recording = give_back_now;
+    CHECK(train(&t, &c, bf16, 2, &e) == OK, "%s", e.text);
+    CHECK(cuda_host_recording == NULL && pthread_join(giving, NULL) == 0, "no step was recorded");
+    CHECK(cuda_host_unfreed == 0, "%ld times memory was given back while a step was recorded", cuda_host_unfreed);
+    trained_free(&t, bf16);
 }
 
 /* On a GPU: 500 steps in bf16 and in fp32, from the same weights with the same batches. */
@@ -503,10 +542,8 @@ int main(int argc, char **argv) {
           "%s", e.text);
     if (bf16 == NULL) return check_done();
     printf("%s\n", bf16->about);
-#ifdef TEST_GPU
-    CHECK(strstr(bf16->about, "without wgmma") == NULL && strstr(bf16->about, "without early") == NULL &&
-              strstr(bf16->about, "without graphs") == NULL,
-          "%s", bf16->about);
+#ifdef TEST_GPU /* what does not work there is left out, and then nothing of it is tested */
+    CHECK(getenv("PARZEN_WITHOUT") != NULL || strstr(bf16->about, "without") == NULL, "%s", bf16->about);
 #endif
     test_written_weights();
     if (!small) {
@@ -524,6 +561,7 @@ int main(int argc, char **argv) {
         test_other_wgmma();
         test_no_cublas();
         test_unrecorded();
+        test_jobs();
     }
     printf(
         "the largest deviations from the CPU: fp32 loss %.1e, gradient %.1e, update %.1e of a step; bf16 gradient "
