@@ -55,7 +55,8 @@ struct device_cuda {
     struct device device; /* first: a struct device * is a struct device_cuda * */
     int gpu, fp32, multiprocessors;
     int shared_most; /* bytes that a block can have */
-    int wgmma;       /* its products of four warps are used */
+    int hopper;      /* compute capability 9: it has wgmma, products of four warps */
+    int wgmma;       /* which are used */
     int early;       /* a kernel's blocks may come before the one before it is done (see after_previous) */
     int records;     /* steps can be captured */
     int unrecorded;  /* attempts that failed, since one did not */
@@ -239,11 +240,14 @@ static void go_sums(struct run *r, const float *partials, int blocks, int h, int
 
 /* ---- products ---- */
 
-/* Columns of a tile: the least work of the multiprocessor that has the most tiles, counting that each reads its rows.
- * mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit into registers. */
-static int columns_of(int columns, int tiles, int multiprocessors, int wgmma) {
-    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
-    const int *const widths = wgmma ? of_wgmma : of_mma;
+/* Columns that a tile may have. mma.sync takes 16 at a time, and is slow where a warp has few; wgmma eight, but few fit
+ * into registers. */
+static const int by_mma[] = {128, 80, 64, 48, 32, 0};
+static const int windows_by_mma[] = {80, 64, 48, 32, 0}, windows_stand_in[] = {80, 48, 0},
+                 windows_by_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+
+/* Of such widths: the least work of the multiprocessor that has the most tiles, counting that each reads its rows. */
+static int columns_of(int columns, int tiles, int multiprocessors, const int *widths) {
     int best = 0;
     long least = LONG_MAX;
     for (int i = 0; widths[i] > 0; i++) {
@@ -257,7 +261,7 @@ static int columns_of(int columns, int tiles, int multiprocessors, int wgmma) {
     return best;
 }
 /* Where there are many tiles of rows: the fewest columns wasted. */
-static int tile_columns(const bf16 *, int columns) { return columns_of(columns, 1, 1, 0); }
+static int tile_columns(const bf16 *, int columns) { return columns_of(columns, 1, 1, by_mma); }
 static int tile_columns(const float *, int) { return 64; }
 
 /* Launches f for the tile's width, which it takes as a constant. */
@@ -413,7 +417,7 @@ static void window_add(struct run *r, struct window_of *p, const struct map *map
 }
 
 template <int BN, int WGMMA>
-static void go_window_with(struct run *r, struct window_of *p, int data, int *fits) {
+static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
     typedef window_tile<BN, WGMMA> W;
     const int windows = p->sources == 2 || p->from[0].groups > 1 ? 2 : 1;
     int bytes = windows * p->buffer + (int)W::RING * (int)W::STAGE;
@@ -426,7 +430,7 @@ static void go_window_with(struct run *r, struct window_of *p, int data, int *fi
         s->slabs_last = blocks_of((size_t)steps_of(last, taps), (size_t)W::STEPS);
     }
     const dim3 grid((unsigned)(window_tiles(p) * p->tiles_n));
-    *fits = bytes <= r->d->shared_most;
+    *fits = bytes <= r->d->shared_most && (WGMMA || W::STANDS_IN || !r->d->hopper);
     if (!*fits) return;
     p->back = turned(r);
     if (data) {
@@ -435,12 +439,15 @@ static void go_window_with(struct run *r, struct window_of *p, int data, int *fi
         GO_WITH(r, (window_product<BN, 0, WGMMA>), grid, W::WORKERS, bytes, *p);
     }
 }
-template <typename T, int BN>
-static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
-    go_window_with<BN, 0>(r, p, data, fits);
-}
-/* Calls f for the tile's width by wgmma, which it takes as a constant. */
-#define WITH_WGMMA_COLUMNS(bn, f, ...)         \
+/* Calls f for the tile's width and kind of product, which it takes as constants. */
+#define WITH_WINDOW(bn, f, ...)                \
+    switch (bn) {                              \
+        case 80: f<80, 0>(__VA_ARGS__); break; \
+        case 64: f<64, 0>(__VA_ARGS__); break; \
+        case 48: f<48, 0>(__VA_ARGS__); break; \
+        default: f<32, 0>(__VA_ARGS__); break; \
+    }
+#define WITH_WGMMA_WINDOW(bn, f, ...)          \
     switch (bn) {                              \
         case 80: f<80, 1>(__VA_ARGS__); break; \
         case 72: f<72, 1>(__VA_ARGS__); break; \
@@ -455,15 +462,16 @@ static void go_window(struct run *r, struct window_of *p, int data, int *fits) {
 /* Launches p, whose sources and ending are there; 0: a block has not so much shared memory. Partials where `bn` wants
  * them, of a tile each. */
 static int launch_window(struct run *r, struct window_of *p, int columns, const struct bn *bn, int data) {
-    const int tiles = window_tiles(p), width = columns_of(columns, tiles, r->d->multiprocessors, r->d->wgmma);
+    const int *const widths = r->d->wgmma ? windows_by_wgmma : r->d->hopper ? windows_stand_in : windows_by_mma;
+    const int tiles = window_tiles(p), width = columns_of(columns, tiles, r->d->multiprocessors, widths);
     int fits = 0;
     p->columns = columns;
     p->tiles_n = blocks_of((size_t)columns, (size_t)width);
     if (bn != NULL) p->end.partials = (float *)scratch(r, (size_t)tiles * 2 * (size_t)columns * sizeof(float));
     if (r->d->wgmma) {
-        WITH_WGMMA_COLUMNS(width, go_window_with, r, p, data, &fits)
+        WITH_WGMMA_WINDOW(width, go_window, r, p, data, &fits)
     } else {
-        WITH_COLUMNS(width, go_window, r, p, data, &fits)
+        WITH_WINDOW(width, go_window, r, p, data, &fits)
     }
     if (!fits) r->used = 0;
     return fits;
@@ -1244,20 +1252,17 @@ static void allow_products(cudaError_t *s) {
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
 }
 
-template <typename T, int BN>
-static void allow_windows(int most, cudaError_t *s) {
-    const void *const kernels[] = {(const void *)window_product<BN, 0, 0>, (const void *)window_product<BN, 1, 0>,
-                                   (const void *)window_weight<BN>};
-    for (int i = 0; i < 3 && *s == cudaSuccess; i++)
-        *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-}
-
 template <int BN, int WGMMA>
-static void allow_wgmma(int most, cudaError_t *s) {
+static void allow_window(int most, cudaError_t *s) {
     const void *const kernels[] = {(const void *)window_product<BN, 0, WGMMA>,
                                    (const void *)window_product<BN, 1, WGMMA>};
     for (int i = 0; i < 2 && *s == cudaSuccess; i++)
         *s = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+template <typename T, int BN>
+static void allow_window_weight(int most, cudaError_t *s) {
+    if (*s == cudaSuccess)
+        *s = cudaFuncSetAttribute((const void *)window_weight<BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
 #include "layers_trial.cuh" /* it runs small programs, as above */
@@ -1315,10 +1320,12 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     allow_products<float, 64>(&s);
     for (int bn = 32; bn <= 128; bn += 16) {
         WITH_COLUMNS(bn, allow_products, &s)
-        WITH_COLUMNS(bn, allow_windows, c->shared_most, &s)
+        WITH_COLUMNS(bn, allow_window_weight, c->shared_most, &s)
+        WITH_WINDOW(bn, allow_window, c->shared_most, &s)
     }
-    const int hopper = prop.major == 9 && !c->fp32, wgmma = hopper && !(without & CUDA_WITHOUT_WGMMA);
-    for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_COLUMNS(bn, allow_wgmma, c->shared_most, &s)
+    c->hopper = prop.major == 9;
+    const int wgmma = c->hopper && !c->fp32 && !(without & CUDA_WITHOUT_WGMMA);
+    for (int bn = 24; bn <= 80 && wgmma; bn += 8) WITH_WGMMA_WINDOW(bn, allow_window, c->shared_most, &s)
     if (!failed) failed = cuda_check(s, "opening it", e);
     if (!failed) failed = make_policies(c, e);
     if (!failed && !(without & CUDA_WITHOUT_CUBLAS)) failed = open_cublas(c, e);
@@ -1327,7 +1334,7 @@ static int open_device(struct device_cuda *c, unsigned without, struct error *e)
     if (!failed && !c->fp32) failed = try_device(c, wgmma, e);
     snprintf(c->device.about, sizeof c->device.about, "GPU %d, %.40s, %d GB, %s%s%s%s%s", c->gpu, prop.name,
              (int)(prop.totalGlobalMem / 1000000000), c->fp32 ? "fp32" : "bf16",
-             hopper && !c->wgmma ? ", without wgmma" : "", c->handle == NULL ? ", without cuBLAS" : "",
+             c->hopper && !c->fp32 && !c->wgmma ? ", without wgmma" : "", c->handle == NULL ? ", without cuBLAS" : "",
              early && !c->early ? ", without early kernels" : "", c->records ? "" : ", without graphs");
     return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
 }

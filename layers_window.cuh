@@ -21,12 +21,13 @@ enum { WINDOW_ROWS = 256, GROUP_CHUNKS = 5 };
 
 template <int BN, int WGMMA>
 struct window_tile {
-    /* By mma.sync four warps with 64 rows each, or, where BN is wide, two by four of these; by wgmma two by four warps
-     * with 32 rows each, 16 of a square. */
-    enum { SIDE = !WGMMA && BN > 80 ? 2 : 1, WN = BN / SIDE, WORKERS = WGMMA ? 256 : 128 * SIDE };
-    enum { ROWS = WGMMA ? 32 : 64 };
+    /* By mma.sync four warps with 64 rows each; by wgmma two by four warps with 32 rows each, 16 of a square. */
+    enum { WORKERS = WGMMA ? 256 : 128, ROWS = WGMMA ? 32 : 64 };
+    /* Does Hopper have it by mma.sync too, for when wgmma does not do what it should? Not all of them: these kernels
+     * take longer to compile than all others. */
+    enum { STANDS_IN = !WGMMA && (BN == 48 || BN == 80) };
     /* A multiprocessor's, by registers. */
-    enum { BLOCKS_MMA = SIDE == 2 ? 1 : BN > 32 ? 2 : 3 };
+    enum { BLOCKS_MMA = BN > 32 ? 2 : 3 };
     /* Is there a register for what a thread works out from its number? Else it does so again for each slab. */
     enum { KEPT = WGMMA && BN != 32 };
     enum { BLOCKS_FORWARD = !WGMMA ? (int)BLOCKS_MMA : BN > 40 ? 2 : 3, BLOCKS_DATA = WGMMA ? 2 : (int)BLOCKS_MMA };
@@ -162,9 +163,8 @@ static __device__ __forceinline__ int window_pixel(const window_of &p, const win
 /* The first source's result becomes what the second is added to, and is stored: it is read again on the way back. Two
  * lanes exchange halves, so that each writes four channels of a pixel. place_of(row): its pixel, as the table says. */
 template <int BN, int WGMMA, typename F>
-static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
-                                            int n0, const F &place_of) {
-    enum { HALVES = window_tile<BN, WGMMA>::ROWS / 8, EIGHTS = window_tile<BN, WGMMA>::WN / 8 };
+static __device__ __forceinline__ void turn(const window_of &p, float (*sums)[BN / 8][4], int n0, const F &place_of) {
+    enum { HALVES = window_tile<BN, WGMMA>::ROWS / 8, EIGHTS = BN / 8 };
     const int lane = anew((int)threadIdx.x % 32), odd = lane % 2;
     int place[HALVES]; /* of rows lane / 4, lane / 4 + 8, ... */
 #pragma unroll
@@ -231,15 +231,15 @@ static __device__ __forceinline__ void transpose4(uint32_t a[4]) {
 /* The data gradient's: dropout, as drop8 does it. Four lanes have two channels each of eight rows' eights; each draws
  * the numbers of two rows, and they exchange them. (Whatever a row behind the last image draws.) */
 template <int BN, int WGMMA, typename F>
-static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[window_tile<BN, WGMMA>::WN / 8][4],
-                                                 int n0, const F &place_of) {
+static __device__ __forceinline__ void turn_data(const window_of &p, float (*sums)[BN / 8][4], int n0,
+                                                 const F &place_of) {
     const int lane = (int)threadIdx.x % 32, mine = lane % 4;
     const moment now = moment_of(p.turn_drop, p.end.step);
 #pragma unroll
     for (int q = 0; q < window_tile<BN, WGMMA>::ROWS / 32; q++) {
         const int place = place_of(32 * q + 8 * mine + lane / 4);
 #pragma unroll
-        for (int j = 0; j < window_tile<BN, WGMMA>::WN / 8; j++) {
+        for (int j = 0; j < BN / 8; j++) {
             uint32_t words[4];
             drop_words(p.turn_drop, now, (size_t)place, n0 + 8 * j, words);
             transpose4(words);
@@ -253,9 +253,9 @@ static __device__ __forceinline__ void turn_data(const window_of &p, float (*sum
 /* sums += what a slab of weights, b, makes of a window, a. rows: where a warp's rows begin in a plane, in chunks, width
  * the window's. steps: its part of the table. */
 template <int BN, int DATA, int WGMMA>
-static __device__ __forceinline__ void multiply_slab(
-    float (&sums)[window_tile<BN, WGMMA>::ROWS / 16][window_tile<BN, WGMMA>::WN / 8][4], unsigned char *a,
-    unsigned char *b, const int *steps, const uint32_t rows[2], int width, int n_warp) {
+static __device__ __forceinline__ void multiply_slab(float (&sums)[window_tile<BN, WGMMA>::ROWS / 16][BN / 8][4],
+                                                     unsigned char *a, unsigned char *b, const int *steps,
+                                                     const uint32_t rows[2], int width) {
     typedef window_tile<BN, WGMMA> W;
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 };
     if constexpr (WGMMA != 0) {
@@ -277,8 +277,8 @@ static __device__ __forceinline__ void multiply_slab(
 #pragma unroll
             for (int q = 0; q < 4; q++) load_matrix4(fa[q], a + (rows[0] + at + (uint32_t)(q * 2 * width)) * 16);
 #pragma unroll
-            for (int j = 0; j < W::WN / 8; j += 2) {
-                const int n = n_warp + j * 8, eight = 2 * k + lane / 8 % 2;
+            for (int j = 0; j < BN / 8; j += 2) {
+                const int n = j * 8, eight = 2 * k + lane / 8 % 2;
                 uint32_t fb[4];
                 if (DATA) {
                     load_matrix4(fb, b + eight * EIGHT + (n + lane % 8 + lane / 16 * 8) * 16);
@@ -301,7 +301,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     enum { EIGHT = (DATA ? (int)W::BY_ROW_EIGHT : (int)W::BY_DEPTH_EIGHT) * 16 }; /* bytes of an eight of B */
     window_tables &tables = *(window_tables *)shared_memory();
     unsigned char *const shared = shared_memory() + TABLE_BYTES;
-    const int t = (int)threadIdx.x, warp = t / 32;
+    const int t = (int)threadIdx.x;
     if (t == 0) tables.corner = corner_of(p, block_of(p.back), BN);
     for (int i = t; i < 2 * p.sources * STEPS_MOST; i += W::WORKERS) {
         const int kind = i / STEPS_MOST, step = i % STEPS_MOST;
@@ -316,7 +316,6 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     barrier();
     after_previous();
     const int n0 = tables.corner.n0;
-    const int n_warp = WGMMA ? 0 : warp / 4 * W::WN;
     const int all = p.sources == 1 ? p.from[0].groups : p.from[0].groups + p.from[1].groups;
     unsigned char *const ring = shared + (all > 1 ? 2 : 1) * p.buffer;
     const auto source_of = [&](int group) { return group < p.from[0].groups ? 0 : 1; };
@@ -332,7 +331,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     /* A warp's rows as those of the tile. */
     const auto row_of = [&](int row) {
         const int w = anew(t) / 32;
-        return WGMMA ? (w / 4 * 2 + row / 16) * 64 + w % 4 * 16 + row % 16 : w % 4 * 64 + row;
+        return WGMMA ? (w / 4 * 2 + row / 16) * 64 + w % 4 * 16 + row % 16 : w * 64 + row;
     };
 
     /* The pixels of a group, plane after plane: those outside the image are zeros. */
@@ -391,7 +390,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         copy_commit();
     };
 
-    float sums[W::ROWS / 16][W::WN / 8][4] = {};
+    float sums[W::ROWS / 16][BN / 8][4] = {};
     int group = 0, slot = 0, brief = 0;
     fetch_window(0);
     enter();
@@ -403,9 +402,9 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
         if (s > 0) {
             const auto place_of = [&](int row) { return tables.rows[row_of(row)]; };
             if (!DATA) {
-                turn<BN, WGMMA>(p, sums, anew(n0 + n_warp), place_of);
+                turn<BN, WGMMA>(p, sums, anew(n0), place_of);
             } else if (p.turn_drop.least > 0) {
-                turn_data<BN, WGMMA>(p, sums, anew(n0 + n_warp), place_of);
+                turn_data<BN, WGMMA>(p, sums, anew(n0), place_of);
             }
         }
         for (const int end = group + from.groups; group < end; group++) {
@@ -413,7 +412,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
 #pragma unroll
             for (int q = 0; q < 2; q++) {
                 const tile_pixel at = pixel_of_row(
-                    p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : anew(t) / 32 % 4 * 64 + anew(t) % 16);
+                    p.log_w, p.log_h, WGMMA ? (of_warp(t / 128) * 2 + q) * 64 : anew(t) / 32 * 64 + anew(t) % 16);
                 rows[q] = (uint32_t)((at.image * from.height + at.y) * from.width + at.x);
                 if (WGMMA) rows[q] = (uint32_t)of_warp((int)rows[q]); /* in a register for all lanes */
             }
@@ -430,7 +429,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
                 barrier();
                 if (left == slabs && group + 1 < all) fetch_window(group + 1);
                 fetch(slot > 0 ? slot - 1 : W::RING - 1); /* of the slab before */
-                multiply_slab<BN, DATA, WGMMA>(sums, a, ring + slot * W::STAGE, steps, rows, from.width, n_warp);
+                multiply_slab<BN, DATA, WGMMA>(sums, a, ring + slot * W::STAGE, steps, rows, from.width);
                 steps += W::STEPS;
                 slot = slot + 1 < W::RING ? slot + 1 : 0;
             }
@@ -441,12 +440,12 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
 
     /* Out, all at once, so that the registers are free; then finished. */
     float *const out = (float *)shared;
-    const int first_row = row_of(0) + anew(t) % 32 / 4, first_column = n_warp + anew(t) % 4 * 2;
+    const int first_row = row_of(0) + anew(t) % 32 / 4, first_column = anew(t) % 4 * 2;
     barrier();
 #pragma unroll
     for (int q = 0; q < W::ROWS / 16; q++) {
 #pragma unroll
-        for (int j = 0; j < W::WN / 8; j++) {
+        for (int j = 0; j < BN / 8; j++) {
             const int row = first_row + q * (WGMMA ? 64 : 16), column = first_column + j * 8;
             *(float2 *)out_at<WINDOW_ROWS, BN>(out, row, column) = make_float2(sums[q][j][0], sums[q][j][1]);
             *(float2 *)out_at<WINDOW_ROWS, BN>(out, row + 8, column) = make_float2(sums[q][j][2], sums[q][j][3]);
@@ -454,7 +453,7 @@ static __device__ __forceinline__ void make_window_product(const window_of &p) {
     }
     barrier();
     const tile_corner corner = tables.corner;
-    enum { AHEAD = !DATA ? 1 : WGMMA || BN == 32 ? 2 : 4 }; /* by registers */
+    enum { AHEAD = DATA ? 2 : 1 }; /* by registers */
     finish_tile<bf16, WINDOW_ROWS, BN, W::WORKERS, DATA, AHEAD>(
         p.end, out, corner.images << (p.log_w + p.log_h), n0, p.columns, (size_t)corner.tile,
         [&](int row) { return (size_t)(uint32_t)tables.rows[row]; });
@@ -465,7 +464,8 @@ static __global__ void __launch_bounds__((window_tile<BN, WGMMA>::WORKERS),
                                          (DATA ? (int)window_tile<BN, WGMMA>::BLOCKS_DATA
                                                : (int)window_tile<BN, WGMMA>::BLOCKS_FORWARD))
     window_product(window_of p) {
-    if constexpr (!WGMMA || HAS_WGMMA) make_window_product<BN, DATA, WGMMA>(p); /* else never launched */
+    if constexpr (WGMMA ? HAS_WGMMA : HAS_ALL_WINDOWS || window_tile<BN, WGMMA>::STANDS_IN)
+        make_window_product<BN, DATA, WGMMA>(p); /* else never launched */
 }
 
 /* ------------------------------------------------ the weight gradient -------------------------------------------- */

@@ -68,6 +68,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 extern "C" {
 int cuda_host_backwards; /* warps, and lanes in them, take turns from the last to the first */
 int cuda_host_late; /* streams of lower priority run as late as they may; 0: as soon as they may, the others late */
+int cuda_host_major = 9;     /* compute capability: 9 is Hopper */
 int cuda_host_other_wgmma;   /* it takes the two distances of a matrix the other way round */
 long cuda_host_malloc_fails; /* the n-th cudaMalloc from now fails; 0: none */
 int cuda_host_free_fails;    /* cudaFree gives the memory back, but says that it failed */
@@ -686,7 +687,7 @@ static inline cudaError_t cudaSetDevice(int) { return cuda_host_return(cudaSucce
 static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "no GPU, but its kernels on the CPU");
-    p->major = 9;
+    p->major = cuda_host_major;
     p->multiProcessorCount = cuda_host_processors;
     p->totalGlobalMem = (size_t)1 << 30;
     p->sharedMemPerBlockOptin = CUDA_HOST_SHARED_MOST;

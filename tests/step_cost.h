@@ -117,7 +117,7 @@ static int window_of(struct window *w, int k, int stride, const struct map *to, 
     w->per = 256 >> (w->log_w + w->log_h);
     const int tiles = (n + w->per - 1) / w->per * (to->w >> w->log_w) * (to->h >> w->log_h);
     if ((to->w >> w->log_w) * (to->h >> w->log_h) > 1 && n % w->per != 0) return 0;
-    static const int of_mma[] = {128, 80, 64, 48, 32, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
+    static const int of_mma[] = {80, 48, 0}, of_wgmma[] = {80, 72, 64, 56, 48, 40, 32, 24, 0};
     w->wgmma = making == BY_WGMMA;
     const int *const widths = w->wgmma ? of_wgmma : of_mma;
     long least = 1L << 60;

@@ -387,16 +387,19 @@ static void test_lost(void) {
 static void test_other_wgmma(void) {
     struct net_config c = base();
     struct device *d;
-    struct trained t;
+    struct trained t, with;
     struct error e = {0};
     CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without wgmma") == NULL, "%s", d->about);
     d->close(d);
     cuda_host_other_wgmma = 1;
     CHECK(device_cuda(&d, 0, 0, 0, &e) == OK && strstr(d->about, "without wgmma") != NULL, "%s", d->about);
-    CHECK(train(&t, &c, d, 1, &e) == OK && isfinite(t.epoch[0].loss), "without wgmma: %s", e.text);
-    trained_free(&t, d);
-    d->close(d);
     cuda_host_other_wgmma = 0;
+    CHECK(train(&t, &c, d, 1, &e) == OK && train(&with, &c, bf16, 1, &e) == OK, "without wgmma: %s", e.text);
+    CHECK(metrics_deviation(&t.epoch[0], &with.epoch[0]) < BF16_LOSS, "without wgmma: a loss of %g, with it %g",
+          t.epoch[0].loss, with.epoch[0].loss);
+    trained_free(&t, d);
+    trained_free(&with, bf16);
+    d->close(d);
 }
 
 /* The one line that says what is missing. */

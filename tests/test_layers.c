@@ -222,9 +222,9 @@ static struct ref_bn ref_bn_new(struct scene *s, int c, int links) {
 
 #ifdef TEST_CUDA
 #ifdef TEST_GPU
-static int cuda_host_backwards, cuda_host_late; /* without effect there */
+static int cuda_host_backwards, cuda_host_late, cuda_host_major; /* without effect there */
 #else
-extern int cuda_host_backwards, cuda_host_late;
+extern int cuda_host_backwards, cuda_host_late, cuda_host_major;
 #endif
 
 static size_t floats_of(const struct map *m, int n) {
@@ -1378,6 +1378,7 @@ int main(int argc, char **argv) {
         for (int t = 0; t < THREADS; t++) {
             struct error e = {0};
 #ifdef TEST_CUDA
+            cuda_host_major = isa == 2 ? 12 : 9; /* without wgmma: with all windows by mma.sync */
             found += device_cuda(&devices[isa][t], 0, isa == 0, isa == 2 ? CUDA_WITHOUT_WGMMA | CUDA_WITHOUT_CUBLAS : 0,
                                  &e) == OK;
             if (devices[isa][t] == NULL) printf("%s\n", e.text);
