@@ -252,24 +252,28 @@ static void draw_image(uint8_t *pixels, int fine, struct rng *rng) {
     }
 }
 
-static int draw_set(struct images *s, int n, uint32_t stream, struct error *e) {
-    const int failed = images_alloc(s, n, e);
-    for (int i = 0; i < n && !failed; i++) {
-        struct rng rng =
-            rng_make(stream, (uint32_t)i, RNG_SYNTHETIC); /* the images are always the same, as files are */
-        s->fine[i] = (uint8_t)(i % 100);
-        s->coarse[i] = (uint8_t)(i % 100 / SURFACES);
-        draw_image(s->pixels + (size_t)i * PIXELS, i % 100, &rng);
-    }
-    return failed;
+/* to's image `at` is the i-th of a set: the same each time, as files are. */
+enum { TRAIN_SET = 1, TEST_SET };
+static void draw(struct images *to, int at, uint32_t set, uint32_t i) {
+    struct rng rng = rng_make(set, i, RNG_SYNTHETIC);
+    const int fine = (int)(i % 100);
+    to->fine[at] = (uint8_t)fine;
+    to->coarse[at] = (uint8_t)(fine / SURFACES);
+    draw_image(to->pixels + (size_t)at * PIXELS, fine, &rng);
 }
 
+/* Of those to train on only the labels, by which they are split: what is picked is drawn then. */
 static int draw_synthetic(struct dataset *d, struct images *all, struct error *e) {
     snprintf(d->name, sizeof d->name, "synthetic");
     d->fine_classes = SHAPES * 2 * SURFACES;
     d->coarse_classes = SHAPES * 2;
-    const int failed = draw_set(all, SYNTHETIC_TRAIN, 1, e);
-    return failed ? failed : draw_set(&d->test, SYNTHETIC_TEST, 2, e);
+    *all = (struct images){.n = SYNTHETIC_TRAIN};
+    all->fine = mem_alloc(SYNTHETIC_TRAIN);
+    if (all->fine == NULL) return error_memory(e, SYNTHETIC_TRAIN, "the labels");
+    for (int i = 0; i < SYNTHETIC_TRAIN; i++) all->fine[i] = (uint8_t)(i % 100);
+    const int failed = images_alloc(&d->test, SYNTHETIC_TEST, e);
+    for (int i = 0; i < SYNTHETIC_TEST && !failed; i++) draw(&d->test, i, TEST_SET, (uint32_t)i);
+    return failed;
 }
 
 /* =========================================== splits =========================================== */
@@ -304,9 +308,14 @@ static int stratify(const struct images *all, uint32_t *order, int n, int want, 
     return OK;
 }
 
+/* Those of `from` that order[0..n) names, drawn where it has no pixels. */
 static int copy_images(struct images *to, const struct images *from, const uint32_t *order, int n, struct error *e) {
     const int failed = images_alloc(to, n, e);
     for (int i = 0; i < n && !failed; i++) {
+        if (from->pixels == NULL) {
+            draw(to, i, TRAIN_SET, order[i]);
+            continue;
+        }
         memcpy(to->pixels + (size_t)i * PIXELS, from->pixels + (size_t)order[i] * PIXELS, PIXELS);
         to->fine[i] = from->fine[order[i]];
         to->coarse[i] = from->coarse[order[i]];
