@@ -502,16 +502,34 @@ static int run_best(const struct settings *s, char **positional, int n, struct e
 static int run_list(const struct settings *s, char **positional, int n, struct error *e) {
     (void)s;
     struct log *log;
-    const int failed = open_results(&log, positional, n, e);
+    struct watchers *watchers;
+    int failed = open_results(&log, positional, n, e);
     if (failed) return failed;
-    report_list(stdout, log);
+    failed = watchers_open(&watchers, n > 0 ? positional[0] : "results", e);
+    if (!failed) {
+        report_list(stdout, log, watchers);
+        watchers_close(watchers);
+    }
     log_close(log);
-    return OK;
+    return failed;
+}
+
+/* The space of a file, or of the search in a folder. */
+static int open_space(struct space **space, char *where, struct error *e) {
+    struct stat info;
+    struct log *log;
+    if (stat(where, &info) != 0 || !S_ISDIR(info.st_mode)) return space_read(space, where, e);
+    int failed = open_results(&log, &where, 1, e);
+    if (failed) return failed;
+    const char *const text = log_get_header(log)->space;
+    failed = space_parse(space, text, strlen(text), "the log's space", e);
+    log_close(log);
+    return failed;
 }
 
 static int run_space(const struct settings *s, char **positional, int n, struct error *e) {
     struct space *space;
-    int failed = n > 0 ? space_read(&space, positional[0], e)
+    int failed = n > 0 ? open_space(&space, positional[0], e)
                        : space_parse(&space, space_seed, strlen(space_seed), "the built-in space", e);
     if (failed) return failed;
     failed = config_check_space(space, n > 0 ? positional[0] : "the built-in space", e);
@@ -547,8 +565,9 @@ static const struct command commands[] = {
     {"test", "WEIGHTS", "print the accuracies of a weights file on the test images", test_options, 1, 1, run_test},
     {"best", "[RESULTS]", "print the best configuration of a search as JSON", no_options, 0, 1, run_best},
     {"list", "[RESULTS]", "print a table of a search's trials, the best last", no_options, 0, 1, run_list},
-    {"space", "[FILE]", "check a space file and print it in normal form, or draw from it", space_options, 0, 1,
-     run_space}};
+    {"space", "[FILE]",
+     "check a space file (or a search's, given its folder) and print it in normal form, or draw from it", space_options,
+     0, 1, run_space}};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(void) {

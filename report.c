@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- outcomes ---- */
@@ -142,14 +143,34 @@ static int by_merit(const void *a, const void *b) {
     return x->number > y->number ? -1 : x->number < y->number;
 }
 
-void report_list(FILE *to, const struct log *log) {
+/* Who is at a trial, and since when; or that nobody is. */
+static void list_claim(FILE *to, const struct claim *c, struct watchers *watchers) {
+    char spent[24];
+    fprintf(to, "%5u  %6s  %6s  %6s  ", c->number + 1, "-", "-", "-");
+    if (c->given_back || (watchers != NULL && !watchers_alive(watchers, c->worker))) {
+        fprintf(to, "%8s  running no more: %s\n", "-",
+                c->given_back ? "waits for a worker" : "its worker is gone; the next one goes on with it");
+        return;
+    }
+    const double seconds = (double)((int64_t)time(NULL) - c->since);
+    fprintf(to, "%8s  running, taken by %s\n", seconds >= 0 ? report_time(seconds, spent, sizeof spent) : "-",
+            c->worker);
+}
+
+void report_list(FILE *to, const struct log *log, struct watchers *watchers) {
+    const struct log_header *search = log_get_header(log);
     const int n = log_count(log);
     const struct trial **rows = mem_alloc(((size_t)n + 1) * sizeof *rows);
     char time[24];
     if (rows == NULL) return;
     for (int i = 0; i < n; i++) rows[i] = log_trial(log, i);
     qsort(rows, (size_t)n, sizeof *rows, by_merit);
+    fprintf(to, "seed %llu, %s\n", (unsigned long long)search->seed, search->settings);
     fprintf(to, "trial    fine  coarse  epochs      time  result\n");
+    for (int i = 0; i < log_claims(log); i++) {
+        const struct claim c = log_claim(log, i);
+        list_claim(to, &c, watchers);
+    }
     for (int i = 0; i < n; i++) {
         const struct trial *t = rows[i];
         report_time(t->seconds, time, sizeof time);
@@ -158,15 +179,6 @@ void report_list(FILE *to, const struct log *log) {
                     t->epochs, time, t->name, t->reason[0] ? "  (" : "", t->reason, t->reason[0] ? ")" : "");
         } else {
             fprintf(to, "%5u  %6s  %6s  %6u  %8s  failed: %s\n", t->number + 1, "-", "-", t->epochs, time, t->reason);
-        }
-    }
-    for (int i = 0; i < log_claims(log); i++) {
-        const struct claim c = log_claim(log, i);
-        if (c.given_back) {
-            fprintf(to, "%5u  %6s  %6s  %6s  %8s  running no more: waits for a worker\n", c.number + 1, "-", "-", "-",
-                    "-");
-        } else {
-            fprintf(to, "%5u  %6s  %6s  %6s  %8s  running, taken by %s\n", c.number + 1, "-", "-", "-", "-", c.worker);
         }
     }
     mem_free(rows);

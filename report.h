@@ -5,6 +5,7 @@
 
 #include "checkpoint.h"
 #include "net.h"
+#include "worker.h"
 
 /* What became of one training. Arrays have `epochs` entries. */
 struct outcome {
@@ -25,8 +26,9 @@ void outcome_free(struct outcome *);
 void report_name(char *name, size_t room, double accuracy, uint32_t id);
 /* The result of a trial as JSON, with the original's keys (SEED.md, "What it reports"), which its readers load. */
 int report_result(struct text *, const struct outcome *, const struct value *config, const char *name, struct error *);
-/* A table of the log's trials, the best last. */
-void report_list(FILE *, const struct log *);
+/* What the search is, and a table of the log's trials: those that somebody is at, those that failed, the best last.
+ * watchers: of the log's folder; or NULL, and nobody is held dead. */
+void report_list(FILE *, const struct log *, struct watchers *);
 /* The index of the log's best trial, the first of equals; -1 where none is OK. */
 int report_best(const struct log *);
 
