@@ -1,11 +1,11 @@
 /* test_cuda.c - the CUDA device with whole nets, against the CPU device: losses, every gradient, every updated weight
  * and every moving average, for each kind of pooling, each kernel size, each optimiser, with and without normalisation,
- * residual units, first_conv and a second dense layer, through full and last smaller batches; bf16 against fp32; the
- * same bits twice, with and without weight gradients beside the chain, and in a profile; and what happens when memory
- * or the device is gone.
+ * residual units, first_conv and a second dense layer, through full and last smaller batches; networks drawn from the
+ * original's space; bf16 against fp32; the same bits twice, with and without weight gradients beside the chain, and in
+ * a profile; and what happens when memory or the device is gone.
  *
  * Linked with layers.cu as C++ (cuda_host.h) it needs no GPU; linked with nvcc's object it runs on one, where it also
- * trains longer (see main). */
+ * trains longer (see main). `--draws FROM TO` compares these draws alone. */
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../config.h"
 #include "../net.h"
 #include "check.h"
 #include "witness.h"
@@ -29,6 +30,8 @@
 #define BF16_LOSS 0.01
 #define BF16_GRADIENT 0.25
 #define BF16_VECTOR 0.75
+/* Behind a dozen convolutions, six images' gradients hang on relus that turn with a map's last bit. */
+#define BF16_DRAW 0.7
 
 #ifdef TEST_GPU
 int cuda_host_backwards, cuda_host_late, cuda_host_lost, cuda_host_other_wgmma, cuda_host_devices, cuda_host_no_cublas,
@@ -42,7 +45,7 @@ extern long cuda_host_malloc_fails, cuda_host_unfreed, cuda_host_captures;
 extern void (*cuda_host_recording)(void);
 #endif
 
-enum { SIDE = 16, IMAGES = 9, BATCH = 6 };
+enum { SIDE = 16, SIDE_DRAWS = 32, IMAGES = 9, BATCH = 6 };
 static struct device *cpu, *fp32, *bf16;
 static struct images images;
 static double worst_loss, worst_gradient, worst_step, worst_bf16;
@@ -147,7 +150,8 @@ static double step_deviation(struct net *a, struct net *b, int i, double rate, d
     return n > 0 ? sqrt(difference / (double)n) / rate : 0;
 }
 
-static void compare(const char *name, const struct net_config *c) {
+/* is_draw: of biases and betas, in whose sums most may cancel, a digit fewer counts, and in bf16 none does. */
+static void compare(const char *name, const struct net_config *c, int is_draw) {
     struct trained a, b, h;
     struct error e = {0};
     const double learning_rate = 0.001 * c->lr_rate_mult, l2 = 0.0007 * c->l2_weight_reg_mult;
@@ -167,12 +171,16 @@ static void compare(const char *name, const struct net_config *c) {
         const double g = t.moving ? 0 : tensor_deviation(b.net, a.net, i, NET_GRADIENT);
         const double w = step_deviation(b.net, a.net, i, t.moving ? 1 : learning_rate, l2);
         const double g16 = t.moving ? 0 : tensor_deviation(h.net, a.net, i, NET_GRADIENT);
-        CHECK(g <= FP32_GRADIENT, "%s: fp32: gradient of %s: %g", name, t.name, g);
+        CHECK(g <= (is_draw && t.dims == 1 ? 10 : 1) * FP32_GRADIENT, "%s: fp32: gradient of %s: %g", name, t.name, g);
         CHECK(w <= FP32_STEP, "%s: fp32: %s after an update: %g of a step", name, t.name, w);
-        CHECK(g16 <= (t.dims > 1 ? BF16_GRADIENT : BF16_VECTOR), "%s: bf16: gradient of %s: %g", name, t.name, g16);
+        CHECK(g16 <= (is_draw      ? BF16_DRAW
+                      : t.dims > 1 ? BF16_GRADIENT
+                                   : BF16_VECTOR) ||
+                  (is_draw && t.dims == 1),
+              "%s: bf16: gradient of %s: %g", name, t.name, g16);
         worst_gradient = g > worst_gradient ? g : worst_gradient;
         worst_step = w > worst_step ? w : worst_step;
-        if (t.dims > 1) worst_bf16 = g16 > worst_bf16 ? g16 : worst_bf16;
+        if (t.dims > 1 && !is_draw) worst_bf16 = g16 > worst_bf16 ? g16 : worst_bf16;
     }
     CHECK(metrics_deviation(&m[1], &m[0]) <= FP32_LOSS, "%s: fp32: loss %.9g, not %.9g", name, m[1].loss, m[0].loss);
     CHECK(metrics_deviation(&m[2], &m[0]) <= BF16_LOSS, "%s: bf16: loss %.9g, not %.9g", name, m[2].loss, m[0].loss);
@@ -202,14 +210,14 @@ static void compare(const char *name, const struct net_config *c) {
 
 static void test_nets(void) {
     struct net_config c = base();
-    compare("max, k 3, BN, Nadam", &c);
+    compare("max, k 3, BN, Nadam", &c, 0);
     c.pooling = POOLING_AVG;
     c.conv_kernel = 2;
     c.activation = ACT_RELU;
     c.optimizer = OPT_ADAM;
     c.residual = 2;
     c.res_kernel = 4;
-    compare("avg, k 2, BN, residual 2 of k 4, relu, Adam", &c);
+    compare("avg, k 2, BN, residual 2 of k 4, relu, Adam", &c, 0);
     c = base();
     c.pooling = POOLING_ALL_CONV;
     c.conv_kernel = 4;
@@ -217,7 +225,7 @@ static void test_nets(void) {
     c.first_conv = 3;
     c.one_more_fc = 0.05;
     c.optimizer = OPT_RMSPROP;
-    compare("all_conv, k 4, no BN, first_conv, one_more_fc, RMSprop", &c);
+    compare("all_conv, k 4, no BN, first_conv, one_more_fc, RMSprop", &c, 0);
     c = base();
     c.pooling = POOLING_INCEPTION;
     c.conv_kernel = 1;
@@ -225,14 +233,62 @@ static void test_nets(void) {
     c.res_kernel = 2;
     c.first_conv = 4;
     c.softmax = 1;
-    compare("inception, k 1, BN, residual 2 of k 2, softmax", &c);
+    compare("inception, k 1, BN, residual 2 of k 2, softmax", &c, 0);
     c = base();
     c.pooling = POOLING_INCEPTION;
     c.use_bn = 0;
     c.residual = 1;
     c.residual_start = 1;
     c.activation = ACT_RELU;
-    compare("inception, k 3, no BN, residual in block 2, relu", &c);
+    compare("inception, k 3, no BN, residual in block 2, relu", &c, 0);
+}
+
+static int make_images(int side) {
+    struct rng rng = rng_make(7, 0, RNG_SYNTHETIC);
+    mem_free(images.pixels);
+    mem_free(images.fine);
+    mem_free(images.coarse);
+    images = (struct images){.n = IMAGES, .h = side, .w = side, .c = 3};
+    images.pixels = mem_alloc((size_t)(IMAGES * side * side * 3));
+    images.fine = mem_alloc(IMAGES);
+    images.coarse = mem_alloc(IMAGES);
+    if (images.pixels == NULL || images.fine == NULL || images.coarse == NULL) return 0;
+    for (int i = 0; i < IMAGES * side * side * 3; i++) images.pixels[i] = (uint8_t)rng_below(&rng, 256);
+    for (int i = 0; i < IMAGES; i++) {
+        images.fine[i] = (uint8_t)rng_below(&rng, 100);
+        images.coarse[i] = (uint8_t)(images.fine[i] / 5);
+    }
+    return 1;
+}
+
+/* What a search meets: networks drawn from the original's space, only narrower. */
+static void test_draws(int from, int to) {
+    static const double widths[] = {0.1, 0.2, 0.3, 0.45, 0.7};
+    struct space *space = NULL;
+    struct error e = {0};
+    CHECK(make_images(SIDE_DRAWS) && space_parse(&space, space_seed, strlen(space_seed), "the space", &e) == OK, "%s",
+          e.text);
+    if (space == NULL) return;
+    double *values = mem_zero((size_t)space->n_params, sizeof *values);
+    for (int i = from; i < to && values != NULL; i++) {
+        struct rng rng = rng_make(77, (uint32_t)i, RNG_SUGGEST);
+        struct document doc = {0};
+        struct net_config c;
+        char name[24];
+        snprintf(name, sizeof name, "draw %d", i);
+        space_draw(space, &rng, values);
+        CHECK(space_config(space, values, &doc, &e) == OK && config_read(&c, doc.root, name, &e) == OK, "%s", e.text);
+        document_free(&doc);
+        if (e.kind) break;
+        config_scale(&c, widths[i % 5]);
+        c.batch_size = BATCH;
+        c.fc_units_1_mult *= 0.2;
+        c.one_more_fc *= 0.2;
+        compare(name, &c, 1);
+    }
+    mem_free(values);
+    space_free(space);
+    CHECK(make_images(SIDE), "no memory");
 }
 
 /* Do they have the same losses and weights? */
@@ -529,17 +585,8 @@ int main(int argc, char **argv) {
     struct error e = {0};
     const int on_gpu = argc > 1 && strcmp(argv[1], "--gpu") == 0;
     const int small = argc > 1 && strcmp(argv[1], "--small") == 0; /* under a checker that makes it slow */
-    images = (struct images){.n = IMAGES, .h = SIDE, .w = SIDE, .c = 3};
-    images.pixels = mem_alloc(IMAGES * SIDE * SIDE * 3);
-    images.fine = mem_alloc(IMAGES);
-    images.coarse = mem_alloc(IMAGES);
-    if (images.pixels == NULL || images.fine == NULL || images.coarse == NULL) return 1;
-    struct rng rng = rng_make(7, 0, RNG_SYNTHETIC);
-    for (int i = 0; i < IMAGES * SIDE * SIDE * 3; i++) images.pixels[i] = (uint8_t)rng_below(&rng, 256);
-    for (int i = 0; i < IMAGES; i++) {
-        images.fine[i] = (uint8_t)rng_below(&rng, 100);
-        images.coarse[i] = (uint8_t)(images.fine[i] / 5);
-    }
+    const int draws = argc > 3 && strcmp(argv[1], "--draws") == 0;
+    if (!make_images(SIDE)) return 1;
     CHECK(device_cpu(&cpu, 2, NULL, &e) == OK && device_cuda(&fp32, 0, 1, 0, &e) == OK &&
               device_cuda(&bf16, 0, 0, 0, &e) == OK,
           "%s", e.text);
@@ -548,16 +595,21 @@ int main(int argc, char **argv) {
 #ifdef TEST_GPU /* what does not work there is left out, and then nothing of it is tested */
     CHECK(getenv("PARZEN_WITHOUT") != NULL || strstr(bf16->about, "without") == NULL, "%s", bf16->about);
 #endif
-    test_written_weights();
-    if (!small) {
+    if (draws) {
+        test_draws(atoi(argv[2]), atoi(argv[3]));
+    } else {
+        test_written_weights();
+    }
+    if (!small && !draws) {
         test_nets();
+        test_draws(on_gpu ? 0 : 1, on_gpu ? 20 : 3);
         test_bits();
         test_beside();
         test_profile();
     }
     if (on_gpu) {
         test_long();
-    } else if (!small) {
+    } else if (!small && !draws) {
         test_memory();
         test_lost();
         test_missing();
