@@ -162,7 +162,7 @@ static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 #else
 #define HAS_WGMMA 0 /* kernels that want it are compiled to nothing */
 #endif
-#define HAS_ALL_WINDOWS !HAS_WGMMA /* by mma.sync; see STANDS_IN */
+#define HAS_ALL_WINDOWS (!HAS_WGMMA) /* by mma.sync; see STANDS_IN */
 
 /* What this thread has written to shared memory, copies that it has waited for among it, will be seen by wgmma behind
  * the next barrier. */
