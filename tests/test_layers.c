@@ -24,13 +24,12 @@
 #define TOLERANCE 1e-5
 #define BF16_TOLERANCE 4e-3 /* 2^-8: a map is rounded when it is stored, and so may be what it was made from */
 #ifdef TEST_CUDA
-/* fp32, bf16, without wgmma and cuBLAS; warps' orders. (AddressSanitizer is slow, and each order has the same places.)
- */
-#ifdef __SANITIZE_ADDRESS__
-enum { ISAS = 3, THREADS = 1, MOST_WATCHES = 32, MOST_OWNED = 600 };
-#else
-enum { ISAS = 3, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 };
-#endif
+enum {
+    ISAS = 3,
+    THREADS = 2,
+    MOST_WATCHES = 32,
+    MOST_OWNED = 600
+};                   /* fp32, bf16, without wgmma and cuBLAS; warps' order */
 static int isas = 2; /* that are played */
 #else
 enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
