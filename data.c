@@ -252,8 +252,8 @@ static void draw_image(uint8_t *pixels, int fine, struct rng *rng) {
     }
 }
 
-/* to's image `at` is the i-th of a set: the same each time, as files are. */
 enum { TRAIN_SET = 1, TEST_SET };
+/* to's image `at` is the i-th of a set: the same each time, as files are. */
 static void draw(struct images *to, int at, uint32_t set, uint32_t i) {
     struct rng rng = rng_make(set, i, RNG_SYNTHETIC);
     const int fine = (int)(i % 100);
