@@ -143,7 +143,10 @@ def check_summary(name, result):
 
 def check_list(results, parzen, folder):
     output = subprocess.run([parzen, "list", folder], check=True, capture_output=True, text=True).stdout
-    rows = [line.split() for line in output.splitlines()[1:]]
+    lines = output.splitlines()
+    check(lines[0].startswith("seed "), f"list: begins with the seed, not {lines[0]!r}")
+    check(lines[1].split() == ["trial", "fine", "coarse", "epochs", "time", "result"], f"list: the columns: {lines[1]!r}")
+    rows = [line.split() for line in lines[2:]]
     check(len(rows) == TRIALS, f"list: {len(rows)} rows of {TRIALS}")
     check(sorted(int(row[0]) for row in rows) == list(range(1, TRIALS + 1)), "list: the trials' numbers")
     results = {result["model_name"]: result for _, result in results}
