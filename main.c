@@ -24,8 +24,8 @@ struct settings {
     int trials, epochs, images, validation, threads, quiet, json, sample, flip_test, seed_given;
     int workers, jobs, checkpoint_every, new_space;
     double heartbeat;
-    const char *running, *precision;
-    int startup, candidates, forgetting;
+    const char *running, *precision, *tpe;
+    int startup, candidates, forgetting; /* TPE's: below 0, not given: what --tpe has */
     double seconds, width, gamma, prior_weight;
     uint64_t seed;
 };
@@ -89,10 +89,13 @@ static const struct option search_options[] = {
     OPTION_VALIDATION,
     OPTION_WIDTH,
     OPTION_FLIP,
-    OPTION("startup", "N", OPTION_COUNT, startup, "TPE: random trials before the model is used [20]"),
+    OPTION("tpe", "hyperopt|joint", OPTION_STRING, tpe,
+           "TPE: each hyperparameter by itself, as hyperopt, or whole points, which needs fewer trials [hyperopt]"),
+    OPTION("startup", "N", OPTION_COUNT, startup, "TPE: random trials before the model is used [20, joint 10]"),
     OPTION("candidates", "N", OPTION_COUNT, candidates, "TPE: draws that compete for each value [24]"),
-    OPTION("gamma", "X", OPTION_NUMBER, gamma, "TPE: the good group is ceil(X sqrt(trials)) [0.25]"),
-    OPTION("prior-weight", "X", OPTION_NUMBER, prior_weight, "TPE: the prior counts as so many trials [1]"),
+    OPTION("gamma", "X", OPTION_NUMBER, gamma,
+           "TPE: the good group is ceil(X sqrt(trials)), joint ceil(X trials) [0.25, joint 0.06]"),
+    OPTION("prior-weight", "X", OPTION_NUMBER, prior_weight, "TPE: the prior counts as so many trials [1, joint 1.5]"),
     OPTION("forgetting", "N", OPTION_COUNT, forgetting, "TPE: the newest N trials count fully, older ones less [25]"),
     OPTION_QUIET,
     {0}};
@@ -226,6 +229,8 @@ static int check_settings(const struct settings *s, struct error *e) {
         return error_set(e, ERROR_USER, "--precision is bf16 or fp32, not '%s'", s->precision);
     if (strcmp(s->running, "ignore") != 0 && strcmp(s->running, "liar") != 0)
         return error_set(e, ERROR_USER, "--running is ignore or liar, not '%s'", s->running);
+    if (strcmp(s->tpe, "hyperopt") != 0 && strcmp(s->tpe, "joint") != 0)
+        return error_set(e, ERROR_USER, "--tpe is hyperopt or joint, not '%s'", s->tpe);
     if (s->workers > 1024 || s->jobs > 64)
         return error_set(e, ERROR_USER, "--workers is at most 1024, --jobs at most 64");
     if (s->candidates > 1000000) /* tpe_open's limit, told before the data is read */
@@ -266,6 +271,16 @@ static int read_config(const char *path, struct document *doc, const struct valu
     return config_read(config, *dict, path, e);
 }
 
+static struct tpe_options tpe_of(const struct settings *s) {
+    struct tpe_options o = strcmp(s->tpe, "joint") == 0 ? tpe_joint : tpe_defaults;
+    if (s->startup >= 0) o.n_startup_jobs = s->startup;
+    if (s->candidates >= 0) o.n_EI_candidates = s->candidates;
+    if (s->gamma >= 0) o.gamma = s->gamma;
+    if (s->prior_weight >= 0) o.prior_weight = s->prior_weight;
+    if (s->forgetting >= 0) o.linear_forgetting = s->forgetting;
+    return o;
+}
+
 /* ---- the commands ---- */
 
 static int run_search(const struct settings *s, char **positional, int n, struct error *e) {
@@ -282,11 +297,7 @@ static int run_search(const struct settings *s, char **positional, int n, struct
                                                .seed = s->seed,
                                                .flip_test = s->flip_test,
                                                .checkpoint_every = s->checkpoint_every},
-                                     .tpe = {.n_startup_jobs = s->startup,
-                                             .n_EI_candidates = s->candidates,
-                                             .gamma = s->gamma,
-                                             .prior_weight = s->prior_weight,
-                                             .linear_forgetting = s->forgetting},
+                                     .tpe = tpe_of(s),
                                      .device = s->device,
                                      .fp32 = is_fp32(s),
                                      .threads = s->threads,
@@ -635,11 +646,12 @@ static int run_command(const struct command *c, int argc, char **argv, struct er
                          .validation = -1,
                          .width = 1,
                          .seed = 1,
-                         .startup = tpe_defaults.n_startup_jobs,
-                         .candidates = tpe_defaults.n_EI_candidates,
-                         .gamma = tpe_defaults.gamma,
-                         .prior_weight = tpe_defaults.prior_weight,
-                         .forgetting = tpe_defaults.linear_forgetting};
+                         .tpe = "hyperopt",
+                         .startup = -1,
+                         .candidates = -1,
+                         .gamma = -1,
+                         .prior_weight = -1,
+                         .forgetting = -1};
     char *positional[4];
     int n;
     int failed = read_arguments(c, argc, argv, &s, positional, &n, e);

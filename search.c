@@ -743,8 +743,9 @@ static int worker_begin(struct search *s, struct error *e) {
         failed = search_device(&s->device, o->device, s->index / o->jobs, o->fp32, threads, notice, sizeof notice, e);
     if (!failed && !o->quiet && s->index == 0) {
         if (notice[0]) fprintf(o->to, "%s\n", notice);
-        fprintf(o->to, "space: %d hyperparameters; seed %llu; %s%s; results in %s/\n", n,
-                (unsigned long long)shared.seed, many > 1 ? "each worker: " : "", s->device->about, o->results);
+        fprintf(o->to, "space: %d hyperparameters%s; seed %llu; %s%s; results in %s/\n", n,
+                o->tpe.joint ? ", whole points" : "", (unsigned long long)shared.seed, many > 1 ? "each worker: " : "",
+                s->device->about, o->results);
         if (log_count(s->log) > 0) fprintf(o->to, "resuming: %d trials are recorded\n", log_count(s->log));
         fflush(o->to);
     }

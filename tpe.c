@@ -1,10 +1,11 @@
 /* tpe.c - hyperopt's TPE: for each label by itself, the observations of the few best trials make a density l, those
- * of all the others a density g; of 24 candidates drawn from l the one with the largest l / g is the next value.
+ * of all the others a density g; of 24 candidates drawn from l the one with the largest l / g is the next value. And
+ * the same for whole points.
  *
- * The file has two halves. First the parts, written plainly as tpe.py has them (tpe_parzen, tpe_lpdf, ...): they fit
- * and score the small group l, and are what the tests hold the other half against. Then the history (`struct label`)
- * and the fast form of g (`struct sum`), which has nearly all the observations and must not cost a sort and
- * 24 exponentials for each of them.
+ * The file has three parts. First the plain ones, written as tpe.py has them (tpe_parzen, tpe_lpdf, ...): they fit
+ * and score the small group l, and are what the tests hold the rest against. Then the history (`struct label`) and the
+ * fast form of g (`struct sum`), which has nearly all the observations and must not cost a sort and 24 exponentials
+ * for each of them. Last, whole points, from the same history.
  *
  * Invariants: in a label, `trial[i]` is the trial of its i-th observation in time, ascending; `sorted[0 .. n_sorted)`
  * is in the order of (value, time) and the rest of `sorted` in the order of time, as tpe_add put it there. Equal
@@ -21,6 +22,13 @@
 
 const struct tpe_options tpe_defaults = {
     .n_startup_jobs = 20, .n_EI_candidates = 24, .gamma = 0.25, .prior_weight = 1, .linear_forgetting = 25};
+/* Chosen on the functions of tests/bench_search.py. */
+const struct tpe_options tpe_joint = {.n_startup_jobs = 10,
+                                      .n_EI_candidates = 24,
+                                      .gamma = 0.06,
+                                      .prior_weight = 1.5,
+                                      .linear_forgetting = 25,
+                                      .joint = 1};
 
 /* ======== the parts ======== */
 
@@ -197,8 +205,9 @@ void tpe_categorical(const int *obs, int n, int n_options, const double *prior, 
     for (int c = 0; c < n_options; c++) p[c] /= total;
 }
 
-static int below_count(int n, double gamma, int lf) {
-    const double wanted = ceil(gamma * sqrt(n));
+/* share: of the n trials, how many make the below group, before rounding up. */
+static int below_count(int n, double share, int lf) {
+    const double wanted = ceil(share);
     const int most = n < lf ? n : lf;
     return wanted < most ? (int)wanted : most;
 }
@@ -221,7 +230,7 @@ static void best_trials(const double *losses, int n, int k, int *best) {
 }
 
 int tpe_split(const double *losses, int n, double gamma, int lf, unsigned char *below) {
-    const int k = below_count(n, gamma, lf);
+    const int k = below_count(n, gamma * sqrt(n), lf);
     int *best = mem_alloc(((size_t)k + 1) * sizeof *best);
     if (!best) return -1;
     best_trials(losses, n, k, best);
@@ -473,6 +482,27 @@ struct label {
     int32_t *option;
 };
 
+/* ---- whole points (see the last part): a component in one label; the prior's, where the trial lacks the label ---- */
+struct kernel {
+    double mu, sigma; /* a category: the option, and 0 for the prior */
+    double norm;      /* what is added to the log: of the part cut off, and of 1 / (sigma sqrt(2 pi)) without q */
+};
+
+struct group {
+    int n;                  /* components but the prior */
+    double *log_weight;     /* n + 1 */
+    struct kernel *kernels; /* [n_params][n + 1] */
+};
+
+struct points {
+    struct group l, g;
+    int *place; /* each trial's rank in its group; -1 - rank in the below group */
+    int *who;   /* of one label, in the order of its values: the ranks, and the values */
+    double *mu;
+    double *point; /* a candidate */
+    double *terms; /* a component's log of its part of a density */
+};
+
 struct tpe {
     const struct space *space;
     struct tpe_options options;
@@ -489,6 +519,7 @@ struct tpe {
     double *ramp, *below_x;             /* a weight for each `when`; the below values in time order */
     struct tpe_mixture l;
     struct sum g;
+    struct points *points; /* joint: room for these */
 };
 
 /* More than this many trials behind the sorted ones (a history being loaded): one sort is faster than insertions. */
@@ -522,6 +553,20 @@ static void label_open(struct label *l, const struct param *p) {
     }
 }
 
+static void points_free(struct points *p) {
+    if (!p) return;
+    mem_free(p->l.log_weight);
+    mem_free(p->l.kernels);
+    mem_free(p->g.log_weight);
+    mem_free(p->g.kernels);
+    mem_free(p->place);
+    mem_free(p->who);
+    mem_free(p->mu);
+    mem_free(p->point);
+    mem_free(p->terms);
+    mem_free(p);
+}
+
 int tpe_open(struct tpe **out, const struct space *space, const struct tpe_options *options, struct error *e) {
     const struct tpe_options o = options ? *options : tpe_defaults;
     *out = NULL;
@@ -543,7 +588,9 @@ int tpe_open(struct tpe **out, const struct space *space, const struct tpe_optio
     t->labels = mem_zero(n_params + 1, sizeof *t->labels);
     t->counts = mem_zero((size_t)most, sizeof *t->counts);
     t->candidates = mem_zero(3 * n_candidates, sizeof *t->candidates);
-    if (!t->labels || !t->counts || !t->candidates) {
+    if (o.joint) t->points = mem_zero(1, sizeof *t->points);
+    if (t->points) t->points->point = mem_zero(n_params + 1, sizeof *t->points->point);
+    if (!t->labels || !t->counts || !t->candidates || (o.joint && (!t->points || !t->points->point))) {
         tpe_close(t);
         return error_memory(e, (size_t)most * sizeof *t->counts + n_params * sizeof *t->labels, "TPE");
     }
@@ -568,6 +615,7 @@ void tpe_close(struct tpe *t) {
     mem_free(t->best);
     mem_free(t->ramp);
     mem_free(t->g.cells);
+    points_free(t->points);
     mem_free(t);
 }
 
@@ -691,6 +739,22 @@ void tpe_sort(struct tpe *t) {
 
 /* ======== a suggestion ======== */
 
+/* Room for whole points of so many trials. */
+static int points_reserve(struct tpe *t, int room, struct error *e) {
+    struct points *p = t->points;
+    const size_t each = (size_t)room + 1, labels = (size_t)t->space->n_params + 1;
+    const size_t few = (size_t)t->options.linear_forgetting < each ? (size_t)t->options.linear_forgetting + 1 : each;
+    int status = grow(&p->place, each * sizeof *p->place, e);
+    if (!status) status = grow(&p->who, each * sizeof *p->who, e);
+    if (!status) status = grow(&p->mu, each * sizeof *p->mu, e);
+    if (!status) status = grow(&p->terms, each * sizeof *p->terms, e);
+    if (!status) status = grow(&p->l.log_weight, few * sizeof *p->l.log_weight, e);
+    if (!status) status = grow(&p->g.log_weight, each * sizeof *p->g.log_weight, e);
+    if (!status) status = grow(&p->l.kernels, labels * few * sizeof *p->l.kernels, e);
+    if (!status) status = grow(&p->g.kernels, labels * each * sizeof *p->g.kernels, e);
+    return status;
+}
+
 /* Room for the work on t->n trials, and the split. */
 static int prepare(struct tpe *t, struct error *e) {
     if (!t->ramp || t->work_room < t->n) {
@@ -707,9 +771,12 @@ static int prepare(struct tpe *t, struct error *e) {
                                          &t->g.wide_weight, &t->g.wide_sigma, &t->g.wide_per_sigma};
         for (int i = 0; i < ARRAYS; i++, p += each) *arrays[i] = p;
         t->below = t->best + each;
+        status = t->options.joint ? points_reserve(t, room, e) : OK;
+        if (status) return status;
         t->work_room = room;
     }
-    t->n_best = below_count(t->n, t->options.gamma, t->options.linear_forgetting);
+    t->n_best =
+        below_count(t->n, t->options.gamma * (t->options.joint ? t->n : sqrt(t->n)), t->options.linear_forgetting);
     best_trials(t->loss, t->n, t->n_best, t->best);
     return OK;
 }
@@ -809,6 +876,18 @@ static void score_group(struct tpe *t, const struct label *l, int n_below, int a
     }
 }
 
+/* A draw from the prior. */
+static int prior_option(const struct param *p, struct rng *rng) {
+    if (p->dist != DIST_PCHOICE) return (int)rng_below(rng, (uint32_t)p->n_options);
+    double u = rng_uniform(rng);
+    int option = 0;
+    for (int c = 0; c < p->n_options && u >= 0; c++) {
+        if (p->p[c] > 0) option = c;
+        u -= p->p[c];
+    }
+    return option;
+}
+
 /* A draw from the below group's posterior: one of its observations by weight, or a draw from the prior. */
 static int draw_option(const struct tpe *t, const struct label *l, int n_below, struct rng *rng) {
     const struct param *p = l->param;
@@ -820,14 +899,7 @@ static int draw_option(const struct tpe *t, const struct label *l, int n_below, 
         u -= ramp_weight(&ramp, k);
         if (u < 0) return l->option[t->below[k]];
     }
-    if (p->dist != DIST_PCHOICE) return (int)rng_below(rng, (uint32_t)p->n_options);
-    u = rng_uniform(rng);
-    int option = 0;
-    for (int c = 0; c < p->n_options && u >= 0; c++) {
-        if (p->p[c] > 0) option = c;
-        u -= p->p[c];
-    }
-    return option;
+    return prior_option(p, rng);
 }
 
 /* numpy's argmax: the first of the largest, and a NaN is larger than all. */
@@ -866,11 +938,182 @@ static int suggest_label(struct tpe *t, struct label *l, struct rng *rng, double
     return OK;
 }
 
+/* ======== whole points ======== */
+
+/* Each trial of a group is a product of kernels, one a label, and the prior is one more:
+ *     l(x) = sum_k w_k prod_i K_ki(x_i),    i: the labels that are active in x,
+ * with the weights w of the group's trials in time, as for a single label. A number's kernel is a normal about the
+ * trial's value, cut off at the bounds; its width is hyperopt's, but may be half as small (several labels at once
+ * leave more room between trials than one). A category's keeps 1 - s for the trial's own option, and spreads
+ * s = K / (K + n), of K options and n trials, over all of them as the prior has it: so far the counts of
+ * tpe_categorical with one observation for n. A label that was inactive in a trial has the prior for its kernel there:
+ * the trial says nothing about it. So conditional labels need no treatment of their own. */
+
+/* Below this a probability counts as this: no log of 0. */
+#define LEAST_MASS 1e-300
+
+static struct kernel kernel_make(const struct label *l, double mu, double sigma) {
+    const double accept = bounded(l->low, l->high) ? normal_cdf(l->high, mu, sigma) - normal_cdf(l->low, mu, sigma) : 1;
+    return (struct kernel){mu, sigma, -log(fmax(accept, LEAST_MASS)) - (l->param->q > 0 ? 0 : log(SQRT_2PI * sigma))};
+}
+
+/* A group's kernels in one label. Widths come of the label's own observations, in their order, and the prior's mean. */
+static void fit_kernels(struct tpe *t, struct label *l, int above, struct group *group) {
+    struct points *p = t->points;
+    struct kernel *kernels = group->kernels + (l - t->labels) * (group->n + 1);
+    struct kernel prior = {0};
+    int n = 0;
+    if (!l->categorical) prior = kernel_make(l, l->prior_mu, l->prior_sigma);
+    for (int k = 0; k <= group->n; k++) kernels[k] = prior;
+    label_sort(l);
+    for (int i = 0; i < l->n; i++) {
+        const int place = p->place[l->trial[l->categorical ? (uint32_t)i : l->sorted[i].when]];
+        if ((place >= 0) != above) continue;
+        const int rank = above ? place : -1 - place;
+        if (l->categorical) {
+            kernels[rank] = (struct kernel){l->option[i], 1, 0};
+        } else {
+            p->who[n] = rank;
+            p->mu[n++] = fmin(fmax(l->sorted[i].x, l->low), l->high); /* rounding to q may leave the bounds */
+        }
+    }
+    const int at = prior_position(p->mu, n, l->prior_mu);
+    const double least = 0.5 * least_sigma(n, l->prior_sigma);
+    for (int k = 0; k < n; k++) {
+        const double mu = p->mu[k];
+        const double left = k == at ? l->prior_mu : k > 0 ? p->mu[k - 1] : mu;
+        const double right = k == at - 1 ? l->prior_mu : k < n - 1 ? p->mu[k + 1] : mu;
+        kernels[p->who[k]] = kernel_make(l, mu, component_sigma(left, mu, right, n, least, l->prior_sigma));
+    }
+}
+
+static void fit_group(struct tpe *t, int above, struct group *group) {
+    const struct ramp ramp = ramp_make(group->n, t->options.linear_forgetting);
+    double total = t->options.prior_weight;
+    for (int k = 0; k < group->n; k++) total += ramp_weight(&ramp, k);
+    for (int k = 0; k < group->n; k++) group->log_weight[k] = log(ramp_weight(&ramp, k) / total);
+    group->log_weight[group->n] = log(t->options.prior_weight / total);
+    for (int i = 0; i < t->space->n_params; i++) fit_kernels(t, &t->labels[i], above, group);
+}
+
+static int fit_points(struct tpe *t, struct error *e) {
+    const int status = prepare(t, e);
+    if (status) return status;
+    struct points *p = t->points;
+    for (int i = 0, k = 0; i < t->n; i++) {
+        const int is_below = k < t->n_best && t->best[k] == i;
+        p->place[i] = is_below ? -1 - k : i - k;
+        k += is_below;
+    }
+    p->l.n = t->n_best;
+    p->g.n = t->n - t->n_best;
+    fit_group(t, 0, &p->l);
+    fit_group(t, 1, &p->g);
+    return OK;
+}
+
+/* What a category's kernel spreads over all the options. */
+static double spread_of(const struct param *p, const struct group *group) {
+    return p->n_options / ((double)p->n_options + group->n);
+}
+
+/* Adds the log of each component's kernel of a label at x. */
+static void add_terms(const struct label *l, const struct group *group, const struct kernel *kernels, double x,
+                      double *terms) {
+    const struct param *p = l->param;
+    if (l->categorical) {
+        const double option = label_transform(l, x);
+        const double prior = p->dist == DIST_PCHOICE ? p->p[(int)option] : 1.0 / p->n_options;
+        const double spread = spread_of(p, group), of_prior = log(fmax(prior, LEAST_MASS));
+        const double other = log(fmax(spread * prior, LEAST_MASS)), own = log(1 - spread + spread * prior);
+        for (int k = 0; k <= group->n; k++) {
+            terms[k] += !(kernels[k].sigma > 0) ? of_prior : kernels[k].mu == option ? own : other;
+        }
+    } else if (p->q > 0) {
+        double from, to;
+        bin_of(x, l->low, l->high, p->q, l->log_scale, &from, &to);
+        for (int k = 0; k <= group->n; k++) {
+            const double mass =
+                normal_cdf(to, kernels[k].mu, kernels[k].sigma) - normal_cdf(from, kernels[k].mu, kernels[k].sigma);
+            terms[k] += log(fmax(mass, LEAST_MASS)) + kernels[k].norm;
+        }
+    } else {
+        const double y = l->log_scale ? log(x) : x;
+        for (int k = 0; k <= group->n; k++) {
+            const double d = (y - kernels[k].mu) / kernels[k].sigma;
+            terms[k] += kernels[k].norm - 0.5 * d * d;
+        }
+    }
+}
+
+/* The log of a group's density at a point. */
+static double score_point(const struct tpe *t, const struct group *group, const double *values) {
+    double *terms = t->points->terms, most = -INFINITY, sum = 0;
+    memcpy(terms, group->log_weight, ((size_t)group->n + 1) * sizeof *terms);
+    for (int i = 0; i < t->space->n_params; i++) {
+        if (isnan(values[i])) continue;
+        add_terms(&t->labels[i], group, group->kernels + (size_t)i * ((size_t)group->n + 1), values[i], terms);
+    }
+    for (int k = 0; k <= group->n; k++) most = fmax(most, terms[k]);
+    for (int k = 0; k <= group->n; k++) sum += exp(terms[k] - most);
+    return most + log(sum);
+}
+
+/* A draw from a group's density: from one component, parents before children. */
+static void draw_point(const struct tpe *t, const struct group *group, struct rng *rng, double *values) {
+    double u = rng_uniform(rng), one = 1;
+    int k = 0;
+    for (; k < group->n; k++) {
+        u -= exp(group->log_weight[k]);
+        if (u < 0) break;
+    }
+    for (int i = 0; i < t->space->n_params; i++) {
+        const struct label *l = &t->labels[i];
+        const struct param *p = l->param;
+        struct kernel kernel = group->kernels[(size_t)i * ((size_t)group->n + 1) + (size_t)k];
+        values[i] = NAN;
+        if (!space_active(t->space, i, values)) continue;
+        if (l->categorical) {
+            const int own = kernel.sigma > 0 && rng_uniform(rng) >= spread_of(p, group);
+            values[i] = own ? kernel.mu : prior_option(p, rng);
+            if (p->dist == DIST_RANDINT) values[i] += p->low;
+        } else {
+            const struct tpe_mixture mixture = {1, &one, &kernel.mu, &kernel.sigma};
+            values[i] = tpe_sample(&mixture, l->low, l->high, p->q, l->log_scale, rng);
+        }
+    }
+}
+
+static int suggest_point(struct tpe *t, struct rng *rng, double *values, struct error *e) {
+    const int status = fit_points(t, e);
+    if (status) return status;
+    double most = -INFINITY;
+    for (int c = 0; c < t->options.n_EI_candidates; c++) {
+        double *const point = t->points->point;
+        draw_point(t, &t->points->l, rng, point);
+        const double score = score_point(t, &t->points->l, point) - score_point(t, &t->points->g, point);
+        if (c > 0 && !(score > most)) continue;
+        most = score;
+        memcpy(values, point, (size_t)t->space->n_params * sizeof *values);
+    }
+    return OK;
+}
+
+int tpe_score_points(struct tpe *t, const double *values, int n, double *log_l, double *log_g, struct error *e) {
+    const int status = fit_points(t, e);
+    for (int i = 0; !status && i < n; i++) {
+        log_l[i] = score_point(t, &t->points->l, values + (size_t)i * (size_t)t->space->n_params);
+        log_g[i] = score_point(t, &t->points->g, values + (size_t)i * (size_t)t->space->n_params);
+    }
+    return status;
+}
+
 int tpe_suggest(struct tpe *t, struct rng *rng, double *values, struct error *e) {
     if (t->n < t->options.n_startup_jobs) {
         space_draw(t->space, rng, values);
         return OK;
     }
+    if (t->options.joint) return suggest_point(t, rng, values, e);
     int status = prepare(t, e);
     for (int i = 0; !status && i < t->space->n_params; i++) {
         values[i] = NAN;

@@ -2,6 +2,10 @@
  * (Bergstra, Bardenet, Bengio, Kegl: "Algorithms for hyper-parameter optimization", NIPS 2011, as hyperopt 0.3.0's
  * tpe.py computes it).
  *
+ * Or, with `joint`, the same two densities over whole points: hyperopt looks at each label as if there were no other,
+ * and so cannot know that a small learning rate goes with few units. A trial is then one kernel in all labels at once
+ * (the multivariate estimator of Falkner, Klein, Hutter: "BOHB", ICML 2018, section 3.2, with hyperopt's kernels).
+ *
  * A `struct tpe` keeps, for each label, its observations sorted by value, so that a suggestion over n trials is
  * O(labels * n) with no sort; trials are added in the order of their numbers (hyperopt's tid). */
 #ifndef TPE_H
@@ -9,13 +13,14 @@
 #include "space.h"
 
 struct tpe_options {
-    int n_startup_jobs;    /* 20: so many trials before the model is used */
+    int n_startup_jobs;    /* 20: so many trials before the model is used; joint: 10 */
     int n_EI_candidates;   /* 24 */
-    double gamma;          /* 0.25: n_below = min(ceil(gamma * sqrt(n)), linear_forgetting) */
-    double prior_weight;   /* 1 */
+    double gamma;          /* 0.25: n_below = min(ceil(gamma * sqrt(n)), linear_forgetting); joint: gamma * n, 0.06 */
+    double prior_weight;   /* 1; joint: 1.5 */
     int linear_forgetting; /* 25: LF, the newest trials that keep full weight, and the cap of n_below */
+    int joint;             /* 0: each label by itself, as hyperopt; 1: whole points */
 };
-extern const struct tpe_options tpe_defaults;
+extern const struct tpe_options tpe_defaults, tpe_joint; /* hyperopt's; and those that suit whole points */
 
 struct tpe; /* opaque */
 int tpe_open(struct tpe **, const struct space *, const struct tpe_options *, struct error *);
@@ -55,4 +60,7 @@ int tpe_split(const double *losses, int n, double gamma, int lf, unsigned char *
 /* What tpe_suggest scores candidates with: log l and log g of x[n] for label i, given the history so far (categories:
  * x is the 0-based option). For tests and for the conformance scripts. */
 int tpe_score(struct tpe *, int param, const double *x, int n, double *log_l, double *log_g, struct error *);
+/* The same of n whole points, values[n * n_params], of a `joint` one. Densities are over the scale of the mixtures (log
+ * x for the log kinds; the probability of a value for the quantised and the categorical). */
+int tpe_score_points(struct tpe *, const double *values, int n, double *log_l, double *log_g, struct error *);
 #endif

@@ -2,8 +2,8 @@
  * takes a point, is busy for a random while, and tells its loss. The points of the others count not at all (as hyperopt
  * has it), or as trials in the group of the bad (a constant liar that lies with the worst). Prints, for each function,
  * the median over seeds of the best loss found, above the least there is, after 50, 100 and 200 trials, and in how many
- * of the seeds the liar's is the lower one after 200. One worker alone stands beside them. `bench_liar [SEEDS]` (100).
- */
+ * of the seeds the liar's is the lower one after 200. One worker alone stands beside them. `bench_liar [SEEDS [joint]]`
+ * (100; joint: whole points instead of one hyperparameter after the other). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,7 +78,8 @@ static void check(int failed, const struct error *e) {
     exit(1);
 }
 
-static void simulate(const struct problem *p, int workers, int liar, uint64_t seed, double best[CUTS]) {
+static void simulate(const struct problem *p, const struct tpe_options *options, int workers, int liar, uint64_t seed,
+                     double best[CUTS]) {
     struct busy busy[WORKERS];
     struct space *space;
     struct tpe *tpe;
@@ -87,7 +88,7 @@ static void simulate(const struct problem *p, int workers, int liar, uint64_t se
     double least = HUGE_VAL, now = 0;
     int begun = 0, done = 0, cut = 0;
     check(space_parse(&space, p->space, strlen(p->space), p->name, &e), &e);
-    check(tpe_open(&tpe, space, NULL, &e), &e);
+    check(tpe_open(&tpe, space, options, &e), &e);
     memset(busy, 0, sizeof busy);
     while (done < TRIALS) {
         for (int w = 0; w < workers && begun < TRIALS; w++) {
@@ -125,6 +126,7 @@ static int by_size(const void *a, const void *b) {
 int main(int argc, char **argv) {
     static const char *const names[3] = {"1 worker", "8, ignored", "8, liar"};
     const int seeds = argc > 1 ? atoi(argv[1]) : 100;
+    const struct tpe_options *options = argc > 2 && strcmp(argv[2], "joint") == 0 ? &tpe_joint : &tpe_defaults;
     if (seeds < 1 || seeds > 10000) return 2;
     double(*best)[3][CUTS] = malloc((size_t)seeds * sizeof *best), *sorted = malloc((size_t)seeds * sizeof *sorted);
     if (best == NULL || sorted == NULL) return 1;
@@ -133,7 +135,7 @@ int main(int argc, char **argv) {
         int lower = 0, equal = 0;
         for (int s = 0; s < seeds; s++) {
             for (int k = 0; k < 3; k++)
-                simulate(&problems[i], k == 0 ? 1 : WORKERS, k == 2, (uint64_t)s + 1, best[s][k]);
+                simulate(&problems[i], options, k == 0 ? 1 : WORKERS, k == 2, (uint64_t)s + 1, best[s][k]);
             lower += best[s][2][2] < best[s][1][2];
             equal += best[s][2][2] == best[s][1][2];
         }

@@ -469,9 +469,9 @@ def hyperopt_run(name, seed):
     return trials.losses()
 
 
-def parzen_run(name, seed, probe, path):
+def parzen_run(name, seed, probe, path, *options):
     losses = []
-    with subprocess.Popen([probe, "minimise", path, str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    with subprocess.Popen([probe, "minimise", path, str(seed), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as process:
         for _ in range(EVALUATIONS[-1]):
             losses.append(OBJECTIVES[name][0](**json.loads(process.stdout.readline())))

@@ -3,8 +3,10 @@
  *
  *   tpe_probe score FILE            a file {"cases": [{"space", "history", "candidates"}, ...]}: one line for each case
  *   tpe_probe draw SPACE N SEED     N prior draws, a line {label: value} each
- *   tpe_probe minimise SPACE SEED   prints a point {label: value}, reads its loss, and so on to the end of the input
- *   tpe_probe bench N...            ms per suggestion over the built-in space with N trials
+ *   tpe_probe minimise SPACE SEED [joint]
+ *                                   prints a point {label: value}, reads its loss, and so on to the end of the input
+ *   tpe_probe bench N...            ms per suggestion over the built-in space with N trials, and joint_ms of whole
+ * points
  *
  * A history is a list of [loss, {label: value}], the loss null for a failed trial. Values are those of a point
  * (space.h): a choice's 0-based option. Candidates are what tpe_score takes: 0-based for a randint too. */
@@ -220,11 +222,11 @@ static void draw(const struct space *space, int n, int seed) {
     }
 }
 
-static void minimise(const struct space *space, int seed) {
+static void minimise(const struct space *space, int seed, const struct tpe_options *options) {
     struct error e = {0};
     struct tpe *tpe = NULL;
     double *values = room(space->n_params, sizeof *values), loss;
-    if (tpe_open(&tpe, space, &tpe_defaults, &e)) die(e.text);
+    if (tpe_open(&tpe, space, options, &e)) die(e.text);
     for (uint32_t trial = 0;; trial++) {
         struct text out = {0};
         struct rng rng = rng_make((uint64_t)seed, trial, RNG_SUGGEST); /* one stream a trial, as the search has it */
@@ -244,17 +246,14 @@ static int compare_doubles(const void *a, const void *b) {
 
 /* The median time to take in one more trial and suggest the next, with n trials known. The first suggestion, which
  * sorts them all, is not the one timed: a search pays for it once. */
-static void bench(int n) {
+static double median_ms(const struct space *space, int n, const struct tpe_options *options) {
     struct error e = {0};
-    struct space *space = NULL;
     double ms[BENCH_REPEATS];
-    if (n < 1) die("a count of trials is wanted");
-    if (space_parse(&space, space_seed, strlen(space_seed), "space", &e)) die(e.text);
     double *values = room(space->n_params, sizeof *values), *next = room(space->n_params, sizeof *next);
     for (int repeat = 0; repeat < BENCH_REPEATS; repeat++) {
         struct tpe *tpe = NULL;
         struct rng rng = rng_make(1, (uint32_t)repeat, RNG_SUGGEST);
-        if (tpe_open(&tpe, space, &tpe_defaults, &e)) die(e.text);
+        if (tpe_open(&tpe, space, options, &e)) die(e.text);
         for (int i = 0; i < n; i++) {
             space_draw(space, &rng, values);
             if (i == n - 1) {
@@ -268,7 +267,16 @@ static void bench(int n) {
         tpe_close(tpe);
     }
     qsort(ms, BENCH_REPEATS, sizeof *ms, compare_doubles);
-    printf("{\"trials\": %d, \"ms\": %.6g}\n", n, ms[BENCH_REPEATS / 2]);
+    return ms[BENCH_REPEATS / 2];
+}
+
+static void bench(int n) {
+    struct error e = {0};
+    struct space *space = NULL;
+    if (n < 1) die("a count of trials is wanted");
+    if (space_parse(&space, space_seed, strlen(space_seed), "space", &e)) die(e.text);
+    printf("{\"trials\": %d, \"ms\": %.6g, \"joint_ms\": %.6g}\n", n, median_ms(space, n, &tpe_defaults),
+           median_ms(space, n, &tpe_joint));
     space_free(space);
 }
 
@@ -281,13 +289,13 @@ int main(int argc, char **argv) {
     } else if (!strcmp(mode, "draw") && argc == 5) {
         if (space_read(&space, argv[2], &e)) die(e.text);
         draw(space, integer(argv[3]), integer(argv[4]));
-    } else if (!strcmp(mode, "minimise") && argc == 4) {
+    } else if (!strcmp(mode, "minimise") && (argc == 4 || (argc == 5 && !strcmp(argv[4], "joint")))) {
         if (space_read(&space, argv[2], &e)) die(e.text);
-        minimise(space, integer(argv[3]));
+        minimise(space, integer(argv[3]), argc == 5 ? &tpe_joint : &tpe_defaults);
     } else if (!strcmp(mode, "bench")) {
         for (int i = 2; i < argc; i++) bench(integer(argv[i]));
     } else {
-        fprintf(stderr, "usage: tpe_probe score FILE | draw SPACE N SEED | minimise SPACE SEED | bench N...\n");
+        fprintf(stderr, "usage: tpe_probe score FILE | draw SPACE N SEED | minimise SPACE SEED [joint] | bench N...\n");
         return 2;
     }
     space_free(space);
