@@ -24,8 +24,8 @@ struct settings {
     int trials, epochs, images, validation, threads, quiet, json, sample, flip_test, seed_given;
     int workers, jobs, checkpoint_every, new_space;
     double heartbeat;
-    const char *running, *precision, *tpe;
-    int startup, candidates, forgetting; /* TPE's: below 0, not given: what --tpe has */
+    const char *precision, *tpe, *running; /* running NULL, and those of TPE below 0: what --tpe has */
+    int startup, candidates, forgetting;
     double seconds, width, gamma, prior_weight;
     uint64_t seed;
 };
@@ -80,7 +80,7 @@ static const struct option search_options[] = {
     OPTION("heartbeat", "SECONDS", OPTION_NUMBER, heartbeat,
            "tell the other workers so often that this one lives; after 6 of these it is held dead [5]"),
     OPTION("running", "ignore|liar", OPTION_STRING, running,
-           "trials under way count for TPE not at all, or as bad ones [liar]"),
+           "trials under way count for TPE not at all, or as bad ones [liar, joint ignore]"),
     OPTION("checkpoint-every", "N", OPTION_COUNT, checkpoint_every,
            "write a trial's state after every N epochs, to go on from after a crash; 0: never [in 2 % of its time]"),
     OPTION("continue-with-new-space", NULL, OPTION_FLAG, new_space,
@@ -227,7 +227,7 @@ static int check_settings(const struct settings *s, struct error *e) {
     }
     if (strcmp(s->precision, "bf16") != 0 && strcmp(s->precision, "fp32") != 0)
         return error_set(e, ERROR_USER, "--precision is bf16 or fp32, not '%s'", s->precision);
-    if (strcmp(s->running, "ignore") != 0 && strcmp(s->running, "liar") != 0)
+    if (s->running != NULL && strcmp(s->running, "ignore") != 0 && strcmp(s->running, "liar") != 0)
         return error_set(e, ERROR_USER, "--running is ignore or liar, not '%s'", s->running);
     if (strcmp(s->tpe, "hyperopt") != 0 && strcmp(s->tpe, "joint") != 0)
         return error_set(e, ERROR_USER, "--tpe is hyperopt or joint, not '%s'", s->tpe);
@@ -271,8 +271,8 @@ static int read_config(const char *path, struct document *doc, const struct valu
     return config_read(config, *dict, path, e);
 }
 
-static struct tpe_options tpe_of(const struct settings *s) {
-    struct tpe_options o = strcmp(s->tpe, "joint") == 0 ? tpe_joint : tpe_defaults;
+static struct tpe_options tpe_options(const struct settings *s, int joint) {
+    struct tpe_options o = joint ? tpe_joint : tpe_defaults;
     if (s->startup >= 0) o.n_startup_jobs = s->startup;
     if (s->candidates >= 0) o.n_EI_candidates = s->candidates;
     if (s->gamma >= 0) o.gamma = s->gamma;
@@ -286,6 +286,8 @@ static struct tpe_options tpe_of(const struct settings *s) {
 static int run_search(const struct settings *s, char **positional, int n, struct error *e) {
     (void)positional;
     (void)n;
+    const int joint = strcmp(s->tpe, "joint") == 0;
+    const int liar = s->running != NULL ? strcmp(s->running, "liar") == 0 : !joint;
     const struct search_options o = {.data = data_options(s),
                                      .space = s->space,
                                      .results = s->results,
@@ -297,14 +299,14 @@ static int run_search(const struct settings *s, char **positional, int n, struct
                                                .seed = s->seed,
                                                .flip_test = s->flip_test,
                                                .checkpoint_every = s->checkpoint_every},
-                                     .tpe = tpe_of(s),
+                                     .tpe = tpe_options(s, joint),
                                      .device = s->device,
                                      .fp32 = is_fp32(s),
                                      .threads = s->threads,
                                      .workers = s->workers,
                                      .jobs = s->jobs,
                                      .heartbeat = s->heartbeat,
-                                     .running = strcmp(s->running, "liar") == 0 ? RUNNING_LIAR : RUNNING_IGNORE,
+                                     .running = liar ? RUNNING_LIAR : RUNNING_IGNORE,
                                      .new_space = s->new_space,
                                      .quiet = s->quiet,
                                      .to = stdout};
@@ -637,7 +639,6 @@ static int run_command(const struct command *c, int argc, char **argv, struct er
                          .objective = "validation",
                          .device = "auto",
                          .precision = "bf16",
-                         .running = "liar",
                          .workers = 1,
                          .jobs = 1,
                          .heartbeat = 5,

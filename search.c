@@ -317,8 +317,8 @@ static void add_settings(struct text *t, const struct shared *s) {
     text_add(t, ", \"flip_test\": %s}", o->train.flip_test ? "true" : "false");
 }
 
-/* Neither a trial is recorded, nor has anybody taken one. */
-static int is_empty(const struct log *log) {
+/* Nothing is recorded, and nobody is at a trial; one that was given back may have a state. */
+static int is_idle_and_empty(const struct log *log) {
     int taken = 0;
     for (int i = 0; i < log_claims(log); i++) taken += !log_claim(log, i).given_back;
     return log_count(log) + taken == 0;
@@ -341,7 +341,7 @@ static int open_log(struct shared *s, struct log **log, int first, struct error 
                 e, ERROR_USER,
                 "%s/trials.log: holds a search with other settings, %s, not %s; give those, or another --results%s",
                 o->results, was->settings, header.settings,
-                is_empty(*log) ? ", or delete that one: no trial is recorded in it yet" : "");
+                is_idle_and_empty(*log) ? ", or delete that one: none of its trials has ended" : "");
         } else if (o->seed_given && was->seed != s->seed) {
             failed = error_set(e, ERROR_USER,
                                "%s/trials.log: holds a search with --seed %llu; leave --seed out to resume it, or give "

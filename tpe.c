@@ -757,7 +757,7 @@ static int points_reserve(struct tpe *t, int room, struct error *e) {
 
 /* Room for the work on t->n trials, and the split. */
 static int prepare(struct tpe *t, struct error *e) {
-    if (!t->ramp || t->work_room < t->n) {
+    if (t->work_room <= t->n) { /* 0: no room yet, or no memory the last time */
         const int room = t->n + t->n / 2 + 32;
         const size_t each = (size_t)room + 1; /* + 1: the prior */
         enum { ARRAYS = 11 };
@@ -943,11 +943,10 @@ static int suggest_label(struct tpe *t, struct label *l, struct rng *rng, double
 /* Each trial of a group is a product of kernels, one a label, and the prior is one more:
  *     l(x) = sum_k w_k prod_i K_ki(x_i),    i: the labels that are active in x,
  * with the weights w of the group's trials in time, as for a single label. A number's kernel is a normal about the
- * trial's value, cut off at the bounds; its width is hyperopt's, but may be half as small (several labels at once
- * leave more room between trials than one). A category's keeps 1 - s for the trial's own option, and spreads
- * s = K / (K + n), of K options and n trials, over all of them as the prior has it: so far the counts of
- * tpe_categorical with one observation for n. A label that was inactive in a trial has the prior for its kernel there:
- * the trial says nothing about it. So conditional labels need no treatment of their own. */
+ * trial's value, cut off at the bounds; its width is hyperopt's, only the least width is half of it. A category's keeps
+ * 1 - s for the trial's own option, and spreads s = K / (K + n), of K options and a group of n trials, over all of them
+ * as the prior has it. A label that was inactive in a trial has the prior for its kernel there: the trial says nothing
+ * about it. So conditional labels need no treatment of their own. */
 
 /* Below this a probability counts as this: no log of 0. */
 #define LEAST_MASS 1e-300
@@ -957,10 +956,16 @@ static struct kernel kernel_make(const struct label *l, double mu, double sigma)
     return (struct kernel){mu, sigma, -log(fmax(accept, LEAST_MASS)) - (l->param->q > 0 ? 0 : log(SQRT_2PI * sigma))};
 }
 
-/* A group's kernels in one label. Widths come of the label's own observations, in their order, and the prior's mean. */
-static void fit_kernels(struct tpe *t, struct label *l, int above, struct group *group) {
+static struct kernel *kernels_of(const struct group *group, int label) {
+    return group->kernels + (size_t)label * ((size_t)group->n + 1);
+}
+
+/* Fits a group's kernels in one label. Widths come of the label's own observations, in their order, and the prior's
+ * mean. */
+static void fit_kernels(struct tpe *t, int label, int above, struct group *group) {
     struct points *p = t->points;
-    struct kernel *kernels = group->kernels + (l - t->labels) * (group->n + 1);
+    struct label *l = &t->labels[label];
+    struct kernel *kernels = kernels_of(group, label);
     struct kernel prior = {0};
     int n = 0;
     if (!l->categorical) prior = kernel_make(l, l->prior_mu, l->prior_sigma);
@@ -993,7 +998,7 @@ static void fit_group(struct tpe *t, int above, struct group *group) {
     for (int k = 0; k < group->n; k++) total += ramp_weight(&ramp, k);
     for (int k = 0; k < group->n; k++) group->log_weight[k] = log(ramp_weight(&ramp, k) / total);
     group->log_weight[group->n] = log(t->options.prior_weight / total);
-    for (int i = 0; i < t->space->n_params; i++) fit_kernels(t, &t->labels[i], above, group);
+    for (int i = 0; i < t->space->n_params; i++) fit_kernels(t, i, above, group);
 }
 
 static int fit_points(struct tpe *t, struct error *e) {
@@ -1017,6 +1022,12 @@ static double spread_of(const struct param *p, const struct group *group) {
     return p->n_options / ((double)p->n_options + group->n);
 }
 
+/* A normal's mass between two points, precise in the far tails: there the other labels decide. */
+static double mass_between(double from, double to, double mu, double sigma) {
+    const double a = (from - mu) / (SQRT_2 * sigma), b = (to - mu) / (SQRT_2 * sigma);
+    return a > 0 ? 0.5 * (erfc(a) - erfc(b)) : 0.5 * (erfc(-b) - erfc(-a));
+}
+
 /* Adds the log of each component's kernel of a label at x. */
 static void add_terms(const struct label *l, const struct group *group, const struct kernel *kernels, double x,
                       double *terms) {
@@ -1033,9 +1044,8 @@ static void add_terms(const struct label *l, const struct group *group, const st
         double from, to;
         bin_of(x, l->low, l->high, p->q, l->log_scale, &from, &to);
         for (int k = 0; k <= group->n; k++) {
-            const double mass =
-                normal_cdf(to, kernels[k].mu, kernels[k].sigma) - normal_cdf(from, kernels[k].mu, kernels[k].sigma);
-            terms[k] += log(fmax(mass, LEAST_MASS)) + kernels[k].norm;
+            terms[k] +=
+                log(fmax(mass_between(from, to, kernels[k].mu, kernels[k].sigma), LEAST_MASS)) + kernels[k].norm;
         }
     } else {
         const double y = l->log_scale ? log(x) : x;
@@ -1052,7 +1062,7 @@ static double score_point(const struct tpe *t, const struct group *group, const 
     memcpy(terms, group->log_weight, ((size_t)group->n + 1) * sizeof *terms);
     for (int i = 0; i < t->space->n_params; i++) {
         if (isnan(values[i])) continue;
-        add_terms(&t->labels[i], group, group->kernels + (size_t)i * ((size_t)group->n + 1), values[i], terms);
+        add_terms(&t->labels[i], group, kernels_of(group, i), values[i], terms);
     }
     for (int k = 0; k <= group->n; k++) most = fmax(most, terms[k]);
     for (int k = 0; k <= group->n; k++) sum += exp(terms[k] - most);
@@ -1070,7 +1080,7 @@ static void draw_point(const struct tpe *t, const struct group *group, struct rn
     for (int i = 0; i < t->space->n_params; i++) {
         const struct label *l = &t->labels[i];
         const struct param *p = l->param;
-        struct kernel kernel = group->kernels[(size_t)i * ((size_t)group->n + 1) + (size_t)k];
+        struct kernel kernel = kernels_of(group, i)[k];
         values[i] = NAN;
         if (!space_active(t->space, i, values)) continue;
         if (l->categorical) {
@@ -1087,25 +1097,25 @@ static void draw_point(const struct tpe *t, const struct group *group, struct rn
 static int suggest_point(struct tpe *t, struct rng *rng, double *values, struct error *e) {
     const int status = fit_points(t, e);
     if (status) return status;
-    double most = -INFINITY;
+    double most = 0;
     for (int c = 0; c < t->options.n_EI_candidates; c++) {
         double *const point = t->points->point;
         draw_point(t, &t->points->l, rng, point);
         const double score = score_point(t, &t->points->l, point) - score_point(t, &t->points->g, point);
-        if (c > 0 && !(score > most)) continue;
+        if (c > 0 && score <= most) continue; /* the first of the largest */
         most = score;
         memcpy(values, point, (size_t)t->space->n_params * sizeof *values);
     }
     return OK;
 }
 
-int tpe_score_points(struct tpe *t, const double *values, int n, double *log_l, double *log_g, struct error *e) {
-    const int status = fit_points(t, e);
-    for (int i = 0; !status && i < n; i++) {
-        log_l[i] = score_point(t, &t->points->l, values + (size_t)i * (size_t)t->space->n_params);
-        log_g[i] = score_point(t, &t->points->g, values + (size_t)i * (size_t)t->space->n_params);
-    }
-    return status;
+int tpe_score_point(struct tpe *t, const double *values, double *log_l, double *log_g, struct error *e) {
+    int status = space_check(t->space, values, e);
+    if (!status) status = fit_points(t, e);
+    if (status) return status;
+    *log_l = score_point(t, &t->points->l, values);
+    *log_g = score_point(t, &t->points->g, values);
+    return OK;
 }
 
 int tpe_suggest(struct tpe *t, struct rng *rng, double *values, struct error *e) {

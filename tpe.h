@@ -4,10 +4,11 @@
  *
  * Or, with `joint`, the same two densities over whole points: hyperopt looks at each label as if there were no other,
  * and so cannot know that a small learning rate goes with few units. A trial is then one kernel in all labels at once
- * (the multivariate estimator of Falkner, Klein, Hutter: "BOHB", ICML 2018, section 3.2, with hyperopt's kernels).
+ * (as in Falkner, Klein, Hutter: "BOHB", ICML 2018, section 3.2; with kernels much like hyperopt's, see tpe.c).
  *
  * A `struct tpe` keeps, for each label, its observations sorted by value, so that a suggestion over n trials is
- * O(labels * n) with no sort; trials are added in the order of their numbers (hyperopt's tid). */
+ * O(labels * n) with no sort (joint: O(candidates * labels * n)); trials are added in the order of their numbers
+ * (hyperopt's tid). */
 #ifndef TPE_H
 #define TPE_H
 #include "space.h"
@@ -60,7 +61,7 @@ int tpe_split(const double *losses, int n, double gamma, int lf, unsigned char *
 /* What tpe_suggest scores candidates with: log l and log g of x[n] for label i, given the history so far (categories:
  * x is the 0-based option). For tests and for the conformance scripts. */
 int tpe_score(struct tpe *, int param, const double *x, int n, double *log_l, double *log_g, struct error *);
-/* The same of n whole points, values[n * n_params], of a `joint` one. Densities are over the scale of the mixtures (log
- * x for the log kinds; the probability of a value for the quantised and the categorical). */
-int tpe_score_points(struct tpe *, const double *values, int n, double *log_l, double *log_g, struct error *);
+/* The same of a whole point of the space, values[n_params], by a `joint` one. Densities are over the scale of the
+ * mixtures (log x for the log kinds; the probability of a value for the quantised and the categorical). */
+int tpe_score_point(struct tpe *, const double *values, double *log_l, double *log_g, struct error *);
 #endif

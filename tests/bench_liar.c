@@ -126,8 +126,8 @@ static int by_size(const void *a, const void *b) {
 int main(int argc, char **argv) {
     static const char *const names[3] = {"1 worker", "8, ignored", "8, liar"};
     const int seeds = argc > 1 ? atoi(argv[1]) : 100;
-    const struct tpe_options *options = argc > 2 && strcmp(argv[2], "joint") == 0 ? &tpe_joint : &tpe_defaults;
-    if (seeds < 1 || seeds > 10000) return 2;
+    const struct tpe_options *options = argc > 2 ? &tpe_joint : &tpe_defaults;
+    if (seeds < 1 || seeds > 10000 || (argc > 2 && strcmp(argv[2], "joint") != 0)) return 2;
     double(*best)[3][CUTS] = malloc((size_t)seeds * sizeof *best), *sorted = malloc((size_t)seeds * sizeof *sorted);
     if (best == NULL || sorted == NULL) return 1;
     printf("%-20s %-12s %10s %10s %10s\n", "function", "workers", "50 trials", "100", "200");

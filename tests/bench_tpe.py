@@ -152,7 +152,8 @@ def main():
     for n, ours in zip(TRIALS, parzen):
         losses = np.random.default_rng(1).normal(size=n)
         history = [(float(loss), point) for loss, point in zip(losses, points(n))]
-        print(f"| {n:,} | {ours['ms']:.3g} | {ours['joint_ms']:.3g} | {hyperopt_ms(history):.3g} | {optuna_ms(history):.3g} |", flush=True)
+        ms = ours["ms"], ours["joint_ms"], hyperopt_ms(history), optuna_ms(history)
+        print(f"| {n:,} | {' | '.join(f'{x:.3g}' for x in ms)} |", flush=True)
     print(f"{len(parzen)} passed, {len(TRIALS) - len(parzen)} failed")
     return len(parzen) != len(TRIALS)
 

@@ -91,6 +91,12 @@ static double draw_trial(const struct space *s, enum kind kind, struct rng *rng,
     return kind == TIED ? nearbyint(loss * 2) : loss;
 }
 
+static int is_normal(const struct param *p) { return p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL; }
+static int is_log(const struct param *p) {
+    return p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM || p->dist == DIST_LOGNORMAL ||
+           p->dist == DIST_QLOGNORMAL;
+}
+
 /* What tpe_score must give, by the plain parts. */
 static void plain_score(const struct space *s, const struct record *h, int param, const double *x, int n, double *log_l,
                         double *log_g) {
@@ -123,9 +129,7 @@ static void plain_score(const struct space *s, const struct record *h, int param
         } else {
             /* cppcheck-suppress uninitdata ; tpe_parzen fills it */
             struct tpe_mixture m = {0, room, room + h->n + 1, room + 2 * (h->n + 1)};
-            const int normal = p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL;
-            const int log_scale = p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM ||
-                                  p->dist == DIST_LOGNORMAL || p->dist == DIST_QLOGNORMAL;
+            const int normal = is_normal(p), log_scale = is_log(p);
             tpe_parzen(obs, count, 1, normal ? p->mu : 0.5 * (p->low + p->high), normal ? p->sigma : p->high - p->low,
                        25, &m);
             tpe_lpdf(&m, normal ? -INFINITY : p->low, normal ? INFINITY : p->high, p->q, log_scale, x, n, out, NULL);
@@ -237,9 +241,7 @@ static double cdf(double x, double mu, double sigma) { return 0.5 * erfc((mu - x
 
 /* What the kernel of one observation (mu, sigma), cut off at the bounds, has at x; log kinds over log x. */
 static double plain_kernel(const struct param *p, double mu, double sigma, double x) {
-    const int normal = p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL;
-    const int log_scale = p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM || p->dist == DIST_LOGNORMAL ||
-                          p->dist == DIST_QLOGNORMAL;
+    const int normal = is_normal(p), log_scale = is_log(p);
     const double low = normal ? -INFINITY : p->low, high = normal ? INFINITY : p->high;
     const double within = cdf(high, mu, sigma) - cdf(low, mu, sigma);
     if (!(p->q > 0)) {
@@ -251,7 +253,7 @@ static double plain_kernel(const struct param *p, double mu, double sigma, doubl
     return (cdf(fmin(to, high), mu, sigma) - cdf(fmax(from, low), mu, sigma)) / within;
 }
 
-/* What tpe_score_points must give for one group, from the definition. */
+/* What tpe_score_point must give for one group, from the definition. */
 static double plain_point(const struct space *s, const struct record *h, const struct tpe_options *o, int above,
                           const double *x) {
     enum { MOST = 600 };
@@ -268,9 +270,7 @@ static double plain_point(const struct space *s, const struct record *h, const s
     for (int i = 0; i < s->n_params; i++) {
         const struct param *p = &s->params[i];
         if (isnan(x[i])) continue;
-        const int normal = p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL;
-        const int log_scale = p->dist == DIST_LOGUNIFORM || p->dist == DIST_QLOGUNIFORM || p->dist == DIST_LOGNORMAL ||
-                              p->dist == DIST_QLOGNORMAL;
+        const int normal = is_normal(p), log_scale = is_log(p);
         const double middle = normal ? p->mu : 0.5 * (p->low + p->high), range = normal ? p->sigma : p->high - p->low;
         int count = 0;
         for (int k = 0; k < n; k++) { /* the label's observations and the prior's mean, sorted */
@@ -332,7 +332,7 @@ static void test_points_scores(void) {
                     memcpy(point, h.values + rng_below(&rng, (uint32_t)h.n) * (uint32_t)s->n_params,
                            (size_t)s->n_params * sizeof *point);
                 }
-                CHECK(tpe_score_points(t, point, 1, &l, &g, &e) == OK, "%s", e.text);
+                CHECK(tpe_score_point(t, point, &l, &g, &e) == OK, "%s", e.text);
                 const double want_l = plain_point(s, &h, &tpe_joint, 0, point);
                 const double want_g = plain_point(s, &h, &tpe_joint, 1, point);
                 CHECK(check_close(l, want_l, 1e-6) && check_close(g, want_g, 1e-6),
@@ -375,7 +375,7 @@ static void test_points_draws(void) {
             const double u = (i + 0.5) / steps;
             if (part < 4) values[x] = (part + u) / 4;
             if (part >= 4 && part < 12) values[k] = (part - 4) / 2, values[y] = exp(part % 2 - 1 + u);
-            CHECK(tpe_score_points(t, values, 1, &l, &g, &e) == OK, "%s", e.text);
+            CHECK(tpe_score_point(t, values, &l, &g, &e) == OK, "%s", e.text);
             const double width = (part < 4 ? 0.25 : 1.0) / steps;
             mass[cell] += width * exp(l);
             all_g += width * exp(g);
@@ -396,6 +396,53 @@ static void test_points_draws(void) {
               cell, count[cell] / DRAWS, mass[cell]);
     }
     tpe_close(t);
+    space_free(s);
+}
+
+/* Far out in the tails, on either side, a rounded value's mass is what it is, not 0. */
+static void test_points_tails(void) {
+    struct space *s = space_of("{'q': hp.qnormal('q', 0, 1, 1)}");
+    struct tpe *t = opened(s, &tpe_joint);
+    struct error e = {0};
+    for (int x = 2; x <= 30; x++) {
+        double l[2], g[2];
+        for (int side = 0; side < 2; side++)
+            CHECK(tpe_score_point(t, (double[]){side ? x : -x}, &l[side], &g[side], &e) == OK, "%s", e.text);
+        const double edge = x - 0.5; /* all but all of the bin's mass is at its near edge */
+        const double about = -0.5 * edge * edge - log(edge * sqrt(2 * 3.14159265358979323846));
+        CHECK(check_close(l[0], l[1], 1e-12) && fabs(l[0] - about) < 1 / (edge * edge) + exp(-edge),
+              "at %d: %.17g and %.17g, about %g", x, l[0], l[1], about);
+    }
+    tpe_close(t);
+    space_free(s);
+}
+
+/* Of its candidates a suggestion is the one with the largest l / g. */
+static void test_points_choice(void) {
+    enum { CANDIDATES = 24 };
+    struct space *s = space_of(everything);
+    struct tpe_options o = tpe_joint;
+    struct tpe *all = opened(s, &o), *one = NULL;
+    struct error e = {0};
+    o.n_EI_candidates = 1;
+    one = opened(s, &o);
+    for (uint32_t i = 0; i < 60; i++) {
+        struct rng rng = rng_make(15, i, RNG_SUGGEST), same = rng;
+        double values[MOST_PARAMS], candidate[MOST_PARAMS], best[MOST_PARAMS], l, g, most = -INFINITY;
+        CHECK(tpe_suggest(all, &rng, values, &e) == OK, "%s", e.text);
+        for (int c = 0; c < CANDIDATES && tpe_count(one) >= o.n_startup_jobs; c++) {
+            CHECK(tpe_suggest(one, &same, candidate, &e) == OK, "%s", e.text);
+            CHECK(tpe_score_point(one, candidate, &l, &g, &e) == OK, "%s", e.text);
+            if (l - g <= most) continue;
+            most = l - g;
+            memcpy(best, candidate, sizeof best);
+        }
+        if (isfinite(most)) CHECK(memcmp(best, values, (size_t)s->n_params * sizeof *best) == 0, "trial %u", i);
+        const double loss = rng_normal(&rng);
+        CHECK(tpe_add(all, loss, values, &e) == OK && tpe_add(one, loss, values, &e) == OK, "%s", e.text);
+    }
+    tpe_close(all);
+    tpe_close(one);
     space_free(s);
 }
 
@@ -542,13 +589,7 @@ static void test_degenerate(const struct tpe_options *options) {
                 int good = 1;
                 for (int i = 0; i < 20; i++) {
                     good = good && tpe_suggest(t, &rng, values, &e) == OK;
-                    for (int k = 0; k < s->n_params; k++) {
-                        const struct param *p = &s->params[k];
-                        good = good && isfinite(values[k]) == (space_active(s, k, values) != 0);
-                        if (p->dist == DIST_UNIFORM && values[k] == values[k]) {
-                            good = good && values[k] >= p->low && values[k] < p->high;
-                        }
-                    }
+                    good = good && space_check(s, values, &e) == OK;
                 }
                 CHECK(good, "%d trials, loss %g, all the same: %d %s", n, losses[l], same, e.text);
                 tpe_close(t);
@@ -569,6 +610,28 @@ static void test_no_labels(const struct tpe_options *o) {
         CHECK(tpe_suggest(t, &rng, none, &e) == OK && tpe_add(t, i, none, &e) == OK, "%s", e.text);
     CHECK(none[0] == 7);
     tpe_close(t);
+    space_free(s);
+}
+
+/* The first suggestion of all fails, and is asked for again. */
+static void test_no_memory_at_first(const struct tpe_options *options) {
+    struct space *s = space_of(everything);
+    struct tpe_options o = *options;
+    o.n_startup_jobs = 0;
+    int status = 1;
+    for (long fail = 1; status && fail < 100; fail++) {
+        struct error e = {0};
+        struct tpe *t = opened(s, &o);
+        struct rng rng = rng_make(16, 0, RNG_SUGGEST);
+        double values[MOST_PARAMS];
+        mem_fail_after = fail;
+        status = tpe_suggest(t, &rng, values, &e);
+        mem_fail_after = 0;
+        CHECK(tpe_suggest(t, &rng, values, &e) == OK && space_check(s, values, &e) == OK, "%s", e.text);
+        tpe_close(t);
+        if (!status) CHECK(fail > 2, "only %ld allocations", fail);
+    }
+    CHECK(!status);
     space_free(s);
 }
 
@@ -833,11 +896,14 @@ int main(int argc, char **argv) {
         test_rewind(o);
         test_no_labels(o);
         test_no_memory(o);
+        test_no_memory_at_first(o);
     }
     test_scores();
     test_tail();
     test_points_scores();
     test_points_draws();
+    test_points_choice();
+    test_points_tails();
     test_regret();
     const double ms = time_suggestion(seed_space, 10000, 0, NULL);
     printf("%.2f ms a suggestion over 10,000 trials\n", ms);

@@ -5,8 +5,7 @@
  *   tpe_probe draw SPACE N SEED     N prior draws, a line {label: value} each
  *   tpe_probe minimise SPACE SEED [joint]
  *                                   prints a point {label: value}, reads its loss, and so on to the end of the input
- *   tpe_probe bench N...            ms per suggestion over the built-in space with N trials, and joint_ms of whole
- * points
+ *   tpe_probe bench N...            ms per suggestion over the built-in space with N trials; joint_ms: whole points
  *
  * A history is a list of [loss, {label: value}], the loss null for a failed trial. Values are those of a point
  * (space.h): a choice's 0-based option. Candidates are what tpe_score takes: 0-based for a randint too. */
