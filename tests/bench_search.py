@@ -6,7 +6,6 @@ and Optuna, each with its defaults. Prints the median over SEEDS (30) of the bes
 100 pairs of runs, one of parzen's joint ones and one of its, parzen's has won (50: equally good; * where a Mann-Whitney
 test says at 1 % that they differ). PROBE is tests/tpe_probe.c, built."""
 import math
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import numpy as np
 import optuna
 from scipy import stats
 
-from conformance_tpe import EVALUATIONS, OBJECTIVES, hyperopt_run, parzen_run, quiet
+from conformance_tpe import EVALUATIONS, OBJECTIVES, best_losses, hyperopt_run, parzen_run
 
 SEARCHES = ("parzen, joint", "parzen", "hyperopt", "Optuna")
 
@@ -129,16 +128,8 @@ def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     probe, seeds = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 30
-    jobs = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, (_, text) in FUNCTIONS.items():
-            path = os.path.join(folder, name + ".py")
-            with open(path, "w") as file:
-                file.write(text)
-            jobs += [(name, seed, probe, path) for seed in range(seeds)]
-        with multiprocessing.Pool(initializer=quiet) as pool:
-            best = np.array(pool.map(run, jobs, chunksize=1))
-    best = best.reshape(len(FUNCTIONS), seeds, len(SEARCHES), len(EVALUATIONS))
+        best = best_losses(FUNCTIONS, seeds, run, probe, folder)
     print("| function | trials | " + " | ".join(SEARCHES) + " |\n|---|---:|" + "---:|" * len(SEARCHES))
     for i, name in enumerate(FUNCTIONS):
         for k, evaluations in enumerate(EVALUATIONS):

@@ -493,15 +493,21 @@ def quiet():
     warnings.simplefilter("ignore")
 
 
-def same_regret(probe, folder):
+def best_losses(objectives, seeds, run, probe, folder):
+    """[objective][seed][search][EVALUATIONS]: what run((name, seed, probe, the space's file)) gives, on all cores."""
     jobs = []
-    for name, (_, text) in OBJECTIVES.items():
+    for name, (_, text) in objectives.items():
         path = os.path.join(folder, name + ".py")
         with open(path, "w") as file:
             file.write(text)
-        jobs += [(name, seed, probe, path) for seed in range(N_SEEDS)]
+        jobs += [(name, seed, probe, path) for seed in range(seeds)]
     with multiprocessing.Pool(initializer=quiet) as pool:
-        best = np.array(pool.map(run, jobs, chunksize=1)).reshape(len(OBJECTIVES), N_SEEDS, 2, len(EVALUATIONS))
+        best = np.array(pool.map(run, jobs, chunksize=1))
+    return best.reshape(len(objectives), seeds, -1, len(EVALUATIONS))
+
+
+def same_regret(probe, folder):
+    best = best_losses(OBJECTIVES, N_SEEDS, run, probe, folder)
     print(f"best loss, median of {N_SEEDS} seeds    evaluations    parzen  hyperopt        p")
     for i, name in enumerate(OBJECTIVES):
         for k, evaluations in enumerate(EVALUATIONS):

@@ -24,12 +24,8 @@
 #define TOLERANCE 1e-5
 #define BF16_TOLERANCE 4e-3 /* 2^-8: a map is rounded when it is stored, and so may be what it was made from */
 #ifdef TEST_CUDA
-enum {
-    ISAS = 3,
-    THREADS = 2,
-    MOST_WATCHES = 32,
-    MOST_OWNED = 600
-};                   /* fp32, bf16, without wgmma and cuBLAS; warps' order */
+/* fp32, bf16, without wgmma and cuBLAS; warps' orders */
+enum { ISAS = 3, THREADS = 2, MOST_WATCHES = 32, MOST_OWNED = 600 };
 static int isas = 2; /* that are played */
 #else
 enum { ISAS = 3, THREADS = 3, MOST_WATCHES = 32, MOST_OWNED = 600 };
