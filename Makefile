@@ -118,15 +118,16 @@ $(BUILD)/layers_cuda_managed.o: $(CUDA_TEXT) | $(BUILD)
 $(BUILD)/tests/gpu_%: tests/test_%.c $(CUDA_TESTED) $(BUILD)/layers_cuda_managed.o
 	@mkdir -p $(BUILD)/tests
 	$(CC) $(ALL_CFLAGS) -I. -DTEST_CUDA -DTEST_GPU -o $@ $< $(CUDA_TESTED) $(BUILD)/layers_cuda_managed.o $(LDLIBS)
-.PHONY: test-gpu sass
+.PHONY: gpu test-gpu sass
 ifeq ($(CUDA),1)
-test-gpu: $(BUILD)/tests/gpu_cuda $(BUILD)/tests/gpu_layers
+gpu: $(BUILD)/tests/gpu_cuda $(BUILD)/tests/gpu_layers $(BUILD)/tests/bench
+test-gpu: gpu
 	@BUILD=$(BUILD) sh tests/gpu_tests
 # What nvcc makes of the kernels: warnings, spills, tensor core instructions, occupancy.
 sass: $(BUILD)/tests/occupancy
 	@NVCC=$(NVCC) BUILD=$(BUILD) sh tests/sass
 else
-test-gpu sass:
+gpu test-gpu sass:
 	@echo "$@ needs nvcc: install the CUDA toolkit, or name it with NVCC=" && exit 2
 endif
 
