@@ -21,7 +21,7 @@ FLAGS_avx2 = -mavx2 -mfma
 FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma
 endif
 
-ROOMS = space checkpoint tpe data config net report search worker base threads device_cpu
+ROOMS = space script points checkpoint tpe data config net report search worker base threads device_cpu
 OBJECTS = $(ROOMS:%=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/layers_cpu_%.o)
 
 # The CUDA device is built in where there is an nvcc (and its source): cudart is linked in, so the binary also starts

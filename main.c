@@ -64,7 +64,8 @@ struct option {
 
 static const struct option search_options[] = {
     OPTION_DATA,
-    OPTION("space", "FILE", OPTION_STRING, space, "a search space in hyperopt's notation [the original's]"),
+    OPTION("space", "FILE", OPTION_STRING, space,
+           "a search space in hyperopt's notation, or a script that has it [the original's]"),
     OPTION("results", "DIR", OPTION_STRING, results, "where the log and the result files go [results]"),
     OPTION("trials", "N", OPTION_COUNT, trials,
            "end when so many are recorded, those of earlier runs included [no end]"),

@@ -1,4 +1,4 @@
-/* space.c - the reader of hyperopt's Python notation and of JSON, the prior's draws, and the printers.
+/* space.c - the reader of hyperopt's Python notation and of JSON, and the printers.
  *
  * One recursive-descent reader over the bytes of a text: tokens are made as they are needed, expressions evaluate
  * at once to `struct value`s in the document's arena. With a space at hand, hp.NAME(...) makes a parameter; without
@@ -8,13 +8,22 @@
  * the same tree: so integers keep to +-(2^63 - 1), and strings are UTF-8 without a 0. */
 #include "space.h"
 
+#include "script.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEPTH_LIMIT = 200, TEXT_LIMIT = 16 << 20, RANDINT_LIMIT = 1000000, PARAM_LIMIT = 10000 };
+enum {
+    DEPTH_LIMIT = 200,
+    TEXT_LIMIT = 16 << 20,
+    RANDINT_LIMIT = 1000000,
+    RANGE_LIMIT = 10000,
+    PARAM_LIMIT = 10000,
+    NAMES_LIMIT = 1000
+};
 
 const char *const distribution_names[] = {"uniform",   "quniform",   "loguniform", "qloguniform", "normal", "qnormal",
                                           "lognormal", "qlognormal", "uniformint", "randint",     "choice", "pchoice"};
@@ -54,6 +63,8 @@ struct reader {
     struct space *space; /* NULL: a literal without hp.* */
     int param_room;
     int parent, option; /* of a parameter read now */
+    size_t statement;   /* of a script: where the statement begins that is read now, */
+    int names;          /* and how many names have stood for what they were given */
     int depth;
     int failed;
     struct error *e;
@@ -93,6 +104,13 @@ static void advance(struct reader *r) {
         r->line++;
         r->line_start = r->at;
     }
+}
+
+static void go_to(struct reader *r, const struct reader *place) {
+    r->at = place->at;
+    r->line = place->line;
+    r->line_start = place->line_start;
+    r->statement = place->statement;
 }
 
 /* From # to the end of the line, which stays. */
@@ -316,8 +334,8 @@ static struct value *value_integer(struct value *v, int64_t i) {
     return v;
 }
 
-/* Python's int(x) of a number; one beyond 64 bits stays a float, as its digits would be read as one. */
-static struct value *value_cut(struct value *v) {
+/* One beyond 64 bits stays a float, as its digits would be read as one. */
+struct value *value_cut(struct value *v) {
     if (v->kind != VALUE_FLOAT) return value_integer(v, v->integer);
     const double x = trunc(v->number);
     return fabs(x) < 0x1p63 ? value_integer(v, (int64_t)x) : value_float(v, x);
@@ -532,6 +550,49 @@ static struct value *read_dict(struct reader *r) {
     return r->failed ? NULL : v;
 }
 
+/* ---- names that a script has given a value ---- */
+
+static int assigns(const struct reader *r, const struct statement *s, const char *name) {
+    return s->name == strlen(name) && memcmp(r->text + s->begin, name, s->name) == 0;
+}
+
+/* To the value of a statement NAME = value. */
+static void go_to_value(struct reader *r, const struct statement *s) {
+    r->at = r->statement = s->begin;
+    r->line = s->line;
+    r->line_start = s->line_start;
+    while (r->at < s->value) advance(r);
+    skip(r);
+}
+
+/* To the value that a name (which stands in line and column) was given last above the statement read now, in the same
+ * function or in one around it, or in none. Returns where that statement ends. */
+static size_t go_to_name(struct reader *r, const char *name, int line, int column) {
+    struct statement s = {0}, given[FUNCTIONS_LIMIT + 1] = {{0}}, found = {0};
+    while (script_next(r->text, r->n, &s) && s.begin <= r->statement) {
+        for (int i = FUNCTIONS_LIMIT; i > s.functions; i--) given[i].value = 0; /* that function has ended */
+        if (s.begin < r->statement && assigns(r, &s, name)) given[s.functions] = s;
+    }
+    for (int i = 0; i <= FUNCTIONS_LIMIT; i++) {
+        if (given[i].value > 0) found = given[i];
+    }
+    if (found.value == 0) {
+        complain_at(r, line, column, "'%s' is not known here", name);
+    } else if (++r->names > NAMES_LIMIT) {
+        complain_at(r, line, column, "names stand for values more than %d times", NAMES_LIMIT);
+    } else {
+        go_to_value(r, &found);
+    }
+    return found.end;
+}
+
+/* Back from there, where the value has been read: all of it? */
+static void come_back(struct reader *r, const struct reader *from, size_t end) {
+    skip(r);
+    if (r->at < end) COMPLAIN(r, "this statement holds more than a value");
+    if (!r->failed) go_to(r, from);
+}
+
 /* ---- hp.* ---- */
 
 enum { MAX_ARGUMENTS = 4 };
@@ -540,10 +601,10 @@ static const char *const argument_names[N_DISTRIBUTIONS][MAX_ARGUMENTS] = {
     {"low", "high"}, {"low", "high", "q"}, {"low", "high"}, {"low", "high", "q"}, {"mu", "sigma"}, {"mu", "sigma", "q"},
     {"mu", "sigma"}, {"mu", "sigma", "q"}, {"low", "high"}, {"low", "high"},      {"options"},     {"p_options"}};
 
-static int is_normal(const struct param *p) { return p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL; }
+int param_is_normal(const struct param *p) { return p->dist >= DIST_NORMAL && p->dist <= DIST_QLOGNORMAL; }
 
 static void check_bounds(struct reader *r, const struct param *p, const char *name, int line, int column) {
-    const int normal = is_normal(p);
+    const int normal = param_is_normal(p);
     if (normal) {
         if (!(p->sigma > 0)) complain_at(r, line, column, "hp.%s('%.100s'): sigma must be above 0", name, p->label);
     } else if (!(p->low < p->high)) {
@@ -600,25 +661,66 @@ static void set_argument(struct reader *r, struct param *p, const char *name, co
     if (strcmp(name, "q") == 0) p->q = x;
 }
 
-/* The options of a choice, [option, ...], or of a pchoice, [(p, option), ...]: read here rather than as a list, so
- * that parameters inside know their parent and option. */
-static void read_options(struct reader *r, int index) {
-    const int weighted = r->space->params[index].dist == DIST_PCHOICE, parent = r->parent, option = r->option;
-    const int line = r->line, column = column_of(r);
-    struct items options = {0}, weights = {0};
+/* range(high), range(low, high), range(low, high, step), from behind the name: integers, as options. */
+static void read_range(struct reader *r, struct items *options) {
     skip(r);
+    const int line = r->line, column = column_of(r);
+    if (peek(r, 0) != '(') {
+        COMPLAIN(r, "a '(' is missing behind range");
+        return;
+    }
+    const struct value *v = read_list(r, ')', VALUE_LIST);
+    int64_t of[3] = {0, 0, 1}; /* low, high, step */
+    if (v == NULL) return;
+    for (int i = 0; i < v->n && i < 3; i++) {
+        if (v->items[i]->kind != VALUE_INT || fabs(v->items[i]->number) > 1e15) {
+            complain_at(r, v->items[i]->line, v->items[i]->column, "range takes integers");
+        }
+        of[v->n == 1 ? 1 : i] = v->items[i]->integer;
+    }
+    const double n = of[2] != 0 ? ceil((double)(of[1] - of[0]) / (double)of[2]) : 0;
+    if (v->n < 1 || v->n > 3 || !(n >= 1 && n <= RANGE_LIMIT)) {
+        complain_at(r, line, column, "range takes an end, or begin, end and step, with 1 to %d values", RANGE_LIMIT);
+    }
+    for (int64_t i = of[0]; !r->failed && (of[2] > 0 ? i < of[1] : i > of[1]); i += of[2]) {
+        struct value *one = value_new(r, VALUE_INT);
+        if (one != NULL) items_add(r, options, NULL, value_integer(one, i));
+    }
+}
+
+/* The options of a choice, [option, ...], or of a pchoice, [(p, option), ...]: read here rather than as a list, so
+ * that parameters inside know their parent and option. A list(...) of them, a range, or a name that has them, too. */
+static void read_option_list(struct reader *r, int weighted, struct items *options, struct items *weights) {
+    char word[64];
+    skip(r);
+    const int line = r->line, column = column_of(r);
     const char open = peek(r, 0), close = open == '[' ? ']' : ')';
     int comma = 0;
+    if (!string_starts(r) && read_word(r, word, sizeof word)) {
+        const struct reader back = *r;
+        if (strcmp(word, "range") == 0 && !weighted) {
+            read_range(r, options);
+        } else if (strcmp(word, "list") == 0 && accept(r, '(')) {
+            if (++r->depth > DEPTH_LIMIT) COMPLAIN(r, "this nests deeper than %d levels", DEPTH_LIMIT);
+            if (!r->failed) read_option_list(r, weighted, options, weights);
+            r->depth--;
+            if (!accept(r, ')')) COMPLAIN(r, "a ')' is missing here");
+        } else {
+            const size_t end = go_to_name(r, word, line, column);
+            if (!r->failed) read_option_list(r, weighted, options, weights);
+            come_back(r, &back, end);
+        }
+        return;
+    }
     if (open != '[' && open != '(') {
         COMPLAIN(r, "the options must be a list: [a, b, ...]");
         return;
     }
     advance(r);
-    r->parent = index;
     while (!r->failed && !accept(r, close)) {
         if (at_end(r)) complain_at(r, line, column, "this bracket is never closed; add '%c'", close);
-        if (options.n > 0 && !comma) COMPLAIN(r, "a ',' or '%c' is missing here", close);
-        r->option = options.n;
+        if (options->n > 0 && !comma) COMPLAIN(r, "a ',' or '%c' is missing here", close);
+        r->option = options->n;
         char inner = '\0';
         if (weighted) {
             skip(r);
@@ -626,17 +728,26 @@ static void read_options(struct reader *r, int index) {
             if (inner == '\0') COMPLAIN(r, "hp.pchoice needs pairs: [(p, option), ...]");
             advance(r);
             skip(r);
-            items_add(r, &weights, NULL, read_expression(r));
+            items_add(r, weights, NULL, read_expression(r));
             if (!accept(r, ',')) COMPLAIN(r, "hp.pchoice needs pairs: [(p, option), ...]");
         }
         skip(r);
-        items_add(r, &options, NULL, read_expression(r));
+        items_add(r, options, NULL, read_expression(r));
         if (weighted) {
             accept(r, ',');
             if (!accept(r, inner)) COMPLAIN(r, "hp.pchoice needs pairs: [(p, option), ...]");
         }
         comma = accept(r, ',');
     }
+}
+
+static void read_options(struct reader *r, int index) {
+    const int weighted = r->space->params[index].dist == DIST_PCHOICE, parent = r->parent, option = r->option;
+    struct items options = {0}, weights = {0};
+    skip(r);
+    const int line = r->line, column = column_of(r);
+    r->parent = index;
+    read_option_list(r, weighted, &options, &weights);
     r->parent = parent;
     r->option = option;
     if (r->failed) return;
@@ -719,9 +830,7 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
                            NULL;
                 }
             } else {
-                r->at = before.at;
-                r->line = before.line;
-                r->line_start = before.line_start;
+                go_to(r, &before);
             }
         }
         if (by_name && !named)
@@ -789,12 +898,21 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
 
 /* ---- names, expressions ---- */
 
+/* A name that a script has given a value above. */
+static struct value *read_given(struct reader *r, const char *name, int line, int column) {
+    const struct reader back = *r;
+    const size_t end = go_to_name(r, name, line, column);
+    struct value *v = r->failed ? NULL : read_expression(r);
+    come_back(r, &back, end);
+    return r->failed ? NULL : v;
+}
+
 static struct value *read_function(struct reader *r, const char *name, int line, int column) {
     double (*const functions[])(double) = {log, exp, sqrt, log10, log2};
     static const char *const names[] = {"log", "exp", "sqrt", "log10", "log2"};
     size_t i = 0;
     while (i < sizeof names / sizeof *names && strcmp(names[i], name) != 0) i++;
-    if (i == sizeof names / sizeof *names) return complain_at(r, line, column, "'%s' is not known here", name), NULL;
+    if (i == sizeof names / sizeof *names) return read_given(r, name, line, column);
     if (!accept(r, '(')) return COMPLAIN(r, "a '(' is missing behind %s", name), NULL;
     skip(r);
     const struct value *x = read_expression(r);
@@ -1038,20 +1156,63 @@ static void skip_preamble(struct reader *r) {
             advance(r);
             return;
         }
-        r->at = before.at;
-        r->line = before.line;
-        r->line_start = before.line_start;
+        go_to(r, &before);
         return;
     }
 }
 
+/* May a statement be the one that makes the space? What is called `space` and draws, rather than a dictionary of that
+ * name, rather than what draws under another name. */
+static int space_rank(const struct reader *r, const struct statement *s) {
+    const int named = assigns(r, s, "space");
+    size_t value = s->value;
+    if (s->name == 0) return 0;
+    if (s->draws) return named ? 3 : 1;
+    while (value < s->end && r->text[value] == ' ') value++;
+    return named && value < s->end && r->text[value] == '{' ? 2 : 0;
+}
+
+/* Goes to the value that is the space of a script; returns where it ends, 0 where there is none. What the script does
+ * to it behind that would be lost, and so is told. */
+static size_t find_space(struct reader *r) {
+    struct statement s = {0}, found = {0};
+    int best = 1, n = 0, last = 0, others = 0, nameless = 0;
+    while (!r->failed && script_next(r->text, r->n, &s)) {
+        const int rank = space_rank(r, &s), column = (int)(s.begin - s.line_start) + 1;
+        const char *at = r->text + s.begin, *behind = at + found.name;
+        if (rank >= best) {
+            n = rank > best ? 1 : n + 1;
+            if (n == 1) found = s;
+            best = rank;
+            last = s.line;
+        } else if (n > 0 && s.closes_nothing) {
+            complain_at(r, s.line, column, "a bracket is closed here that was never opened");
+        } else if (n > 0 && s.functions == found.functions && s.end - s.begin > found.name &&
+                   memcmp(at, r->text + found.begin, found.name) == 0 && (*behind == '.' || *behind == '[')) {
+            complain_at(r, s.line, column, "this changes the space after it was made; write it into it instead");
+        }
+        if (s.draws && others > 0 && nameless == 0) nameless = s.line;
+        others += !s.imports;
+    }
+    if (n == 0 && nameless > 0)
+        complain_at(r, nameless, 1, "hp.* stands here, but no `space = ...`; write the space so");
+    if (n > 1)
+        complain_at(r, last, 1, "this may be the space, and so may line %d; call the right one, and no other, `space`",
+                    found.line);
+    if (n != 1 || r->failed) return 0;
+    go_to_value(r, &found);
+    return found.end;
+}
+
 static int read_text(struct reader *r) {
     if (r->n >= 3 && memcmp(r->text, "\xef\xbb\xbf", 3) == 0) r->at = r->line_start = 3; /* a byte order mark */
-    skip_preamble(r);
+    const size_t end = r->space != NULL ? find_space(r) : 0;
+    if (end == 0) skip_preamble(r);
     r->doc->root = read_expression(r);
     skip(r);
     if (accept(r, ';')) skip(r);
-    if (!r->failed && !at_end(r)) COMPLAIN(r, "there is more text behind the value; a file holds one");
+    if (!r->failed && (end == 0 ? !at_end(r) : r->at < end))
+        COMPLAIN(r, "there is more text behind the value; a file holds one");
     return r->failed;
 }
 
@@ -1110,178 +1271,6 @@ void space_free(struct space *s) {
     mem_free(s->params);
     mem_free(s->text);
     mem_free(s);
-}
-
-/* ===================================== points of a space ====================================== */
-
-int space_active(const struct space *s, int i, const double *values) {
-    const struct param *p = &s->params[i];
-    if (p->parent < 0) return 1;
-    return space_active(s, p->parent, values) && values[p->parent] == p->option;
-}
-
-int space_find(const struct space *s, const char *label) {
-    for (int i = 0; i < s->n_params; i++) {
-        if (strcmp(s->params[i].label, label) == 0) return i;
-    }
-    return -1;
-}
-
-/* The number that a draw makes of u, uniform in [0, 1), or of z, a standard normal. */
-static double number_of(const struct param *p, double u, double z) {
-    double x = 0;
-    switch (p->dist) {
-        case DIST_UNIFORM:
-        case DIST_QUNIFORM:
-        case DIST_UNIFORMINT: x = p->low + (p->high - p->low) * u; break;
-        case DIST_LOGUNIFORM:
-        case DIST_QLOGUNIFORM: x = exp(p->low + (p->high - p->low) * u); break;
-        case DIST_NORMAL:
-        case DIST_QNORMAL: x = p->mu + p->sigma * z; break;
-        case DIST_LOGNORMAL:
-        case DIST_QLOGNORMAL: x = exp(p->mu + p->sigma * z); break;
-        case DIST_RANDINT:
-        case DIST_CHOICE:
-        case DIST_PCHOICE: break; /* draw() has them */
-    }
-    return p->q > 0 ? nearbyint(x / p->q) * p->q : x; /* half to even, as numpy's round */
-}
-
-static double draw(const struct param *p, struct rng *rng) {
-    if (p->dist == DIST_RANDINT) return p->low + rng_below(rng, (uint32_t)p->n_options);
-    if (p->dist == DIST_CHOICE) return rng_below(rng, (uint32_t)p->n_options);
-    if (p->dist == DIST_PCHOICE) {
-        const double u = rng_uniform(rng);
-        double sum = 0;
-        int last = 0;
-        for (int i = 0; i < p->n_options; i++) {
-            sum += p->p[i];
-            if (p->p[i] > 0) last = i; /* rounding may leave u behind the sum */
-            if (u < sum) return i;
-        }
-        return last;
-    }
-    return is_normal(p) ? number_of(p, 0, rng_normal(rng)) : number_of(p, rng_uniform(rng), 0);
-}
-
-void space_draw(const struct space *s, struct rng *rng, double *values) {
-    for (int i = 0; i < s->n_params; i++)
-        values[i] = space_active(s, i, values) ? draw(&s->params[i], rng) : (double)NAN;
-}
-
-static double extreme(const struct param *p, int k) {
-    const double hair = 1e-12; /* a bound itself may round to what no draw does: 0 of quniform(0.5, 4.5, 1) */
-    if (p->options != NULL) return k;
-    if (p->dist == DIST_RANDINT) return k == 0 ? p->low : p->high - 1;
-    return number_of(p, k == 0 ? hair : 1 - hair, 0);
-}
-
-int space_extreme(const struct space *s, int i, int k, double *values) {
-    const struct param *p = i >= 0 ? &s->params[i] : NULL;
-    if (k >= (p == NULL || is_normal(p) ? 1 : p->options != NULL ? p->n_options : 2)) return 0;
-    for (int j = 0; j < s->n_params; j++) values[j] = extreme(&s->params[j], j == i ? k : 0);
-    for (; p != NULL && p->parent >= 0; p = &s->params[p->parent]) values[p->parent] = p->option;
-    for (int j = 0; j < s->n_params; j++) {
-        if (!space_active(s, j, values)) values[j] = (double)NAN;
-    }
-    return 1;
-}
-
-/* Quantised values may lie up to q / 2 outside the bounds, and rounding a little outside the others. */
-static int in_domain(const struct param *p, double x) {
-    double low = p->low, high = p->high;
-    if (!isfinite(x)) return 0;
-    if (p->q > 0 && fabs(x - nearbyint(x / p->q) * p->q) > 1e-6 * p->q + 1e-9 * fabs(x)) return 0;
-    switch (p->dist) {
-        case DIST_CHOICE:
-        case DIST_PCHOICE: return x == floor(x) && x >= 0 && x < p->n_options;
-        case DIST_RANDINT: return x == floor(x) && x >= low && x < high;
-        case DIST_NORMAL:
-        case DIST_QNORMAL: return 1;
-        case DIST_LOGNORMAL: return x > 0;
-        case DIST_QLOGNORMAL: return x >= 0;
-        case DIST_LOGUNIFORM: /* by a factor, not a sum: never 0, whose logarithm is none */
-            return x >= exp(low) * (1 - 1e-9) && x <= exp(high) * (1 + 1e-9);
-        case DIST_QLOGUNIFORM:
-            low = exp(low);
-            high = exp(high);
-            if (x < 0) return 0;
-            break;
-        case DIST_UNIFORMINT:
-            if (x != floor(x)) return 0;
-            break;
-        case DIST_UNIFORM:
-        case DIST_QUNIFORM: break;
-    }
-    const double slack = p->q / 2 + 1e-9 * fmax(fabs(low), fabs(high));
-    return x >= low - slack && x <= high + slack;
-}
-
-int space_check(const struct space *s, const double *values, struct error *e) {
-    for (int i = 0; i < s->n_params; i++) {
-        const int active = space_active(s, i, values);
-        if (active != !isnan(values[i])) {
-            return error_set(e, ERROR_USER, "'%s' has %s where its choice %s it", s->params[i].label,
-                             active ? "no value" : "a value", active ? "needs" : "leaves out");
-        }
-        if (active && !in_domain(&s->params[i], values[i])) {
-            return error_set(e, ERROR_USER, "'%s' cannot be %.17g", s->params[i].label, values[i]);
-        }
-    }
-    return OK;
-}
-
-static struct value *config_of(const struct space *s, const struct value *v, const double *values, struct arena *a) {
-    struct value *out = arena_alloc(a, sizeof *out);
-    if (out == NULL) return NULL;
-    if (v->kind == VALUE_PARAM) {
-        const struct param *p = &s->params[v->integer];
-        const double x = values[v->integer];
-        if (p->dist == DIST_CHOICE || p->dist == DIST_PCHOICE) return config_of(s, p->options[(int)x], values, a);
-        const int whole = p->dist == DIST_RANDINT || p->dist == DIST_UNIFORMINT;
-        out->line = v->line;
-        out->column = v->column;
-        out->kind = whole ? VALUE_INT : VALUE_FLOAT;
-        out->integer = whole ? (int64_t)x : 0;
-        out->number = whole ? (double)out->integer : x; /* no -0 */
-        return out;
-    }
-    if (v->kind == VALUE_CUT) {
-        out = config_of(s, v->items[0], values, a);
-        return out != NULL ? value_cut(out) : NULL;
-    }
-    *out = *v;
-    if (v->n == 0) return out;
-    out->items = arena_alloc(a, (size_t)v->n * sizeof *out->items);
-    out->keys = v->kind == VALUE_DICT ? arena_alloc(a, (size_t)v->n * sizeof *out->keys) : NULL;
-    if (out->items == NULL || (v->kind == VALUE_DICT && out->keys == NULL)) return NULL;
-    for (int i = 0; i < v->n; i++) {
-        out->items[i] = config_of(s, v->items[i], values, a);
-        if (out->items[i] == NULL) return NULL;
-        if (out->keys != NULL && (out->keys[i] = arena_string(a, v->keys[i], strlen(v->keys[i]))) == NULL) return NULL;
-    }
-    return out;
-}
-
-/* The strings of a copied tree must be its own, too. */
-static int own_strings(struct value *v, struct arena *a) {
-    if (v->kind == VALUE_STRING && (v->string = arena_string(a, v->string, strlen(v->string))) == NULL) return 0;
-    for (int i = 0; i < v->n; i++) {
-        if (!own_strings(v->items[i], a)) return 0;
-    }
-    return 1;
-}
-
-int space_config(const struct space *s, const double *values, struct document *doc, struct error *e) {
-    memset(doc, 0, sizeof *doc);
-    const int failed = space_check(s, values, e);
-    if (failed) return failed;
-    doc->root = config_of(s, s->doc.root, values, &doc->arena);
-    if (doc->root == NULL || !own_strings(doc->root, &doc->arena)) {
-        document_free(doc);
-        return error_memory(e, sizeof *doc->root, "a configuration");
-    }
-    return OK;
 }
 
 const struct value *value_get(const struct value *dict, const char *key) {
@@ -1359,7 +1348,7 @@ static void print_param(const struct printer *p, const struct param *q, int leve
         text_add(p->t, "])");
         return;
     }
-    const int normal = is_normal(q);
+    const int normal = param_is_normal(q);
     const double arguments[] = {normal ? q->mu : q->low, normal ? q->sigma : q->high};
     for (int i = 0; i < 2; i++) {
         if (q->dist == DIST_RANDINT) {

@@ -98,11 +98,13 @@ int space_check(const struct space *, const double *values, struct error *);
  * uniformint, randint and what scope.int is around integers, a choice its option's own tree. */
 int space_config(const struct space *, const double *values, struct document *doc, struct error *);
 int space_find(const struct space *, const char *label); /* index, or -1 */
+int param_is_normal(const struct param *);               /* one of those that have mu and sigma */
 
 /* Reads a literal without hp.*: Python or JSON (true, false, null, NaN, Infinity too). */
 int value_parse(struct document *, const char *text, size_t n, const char *file, struct error *);
 void document_free(struct document *);
 const struct value *value_get(const struct value *dict, const char *key); /* NULL when absent or no dict */
+struct value *value_cut(struct value *number);                            /* in place, Python's int(number) */
 /* indent 0: all on one line; else that many spaces a level. Print then parse gives the same tree. */
 void value_print_json(struct text *, const struct value *, int indent);
 void value_print_python(struct text *, const struct value *, const struct space *params_or_null, int indent);

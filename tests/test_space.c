@@ -52,6 +52,22 @@ static const char whole[] =
     "    'q': hp.choice(label='q', options=[-1, 0.5]), 'r': [1, 2.0, 'caf\\u00e9', r'\\d', None, True, (3,)],\n"
     "}\n";
 
+/* What people have around a space. */
+static const char script[] =
+    "#!/usr/bin/env python\n"
+    "\"\"\"It's a script: space = hp.choice( in its\nspace = hp.normal('no', 0, 1)\ntitle.\"\"\"\n"
+    "from hyperopt import (hp,  # )\n    tpe)\nimport math; import os\n"
+    "__author__ = ('me, '\n    'you')\n"
+    "low, high = 1, 2\nWIDTH = 2 ** 3 \\\n    - 1  # seven\nSIZES = list(range(100, 121, 10)); x = 1\n"
+    "rate = hp.loguniform('rate', -WIDTH, WIDTH)\n"
+    "WIDTHS = [(0.25, WIDTH), (0.75, {'more': hp.uniform('more', 0, WIDTH / 2)})]\n"
+    "def objective(args):\n    WIDTH = args['x']\n    space['y'] = \"'}\"\n    return -WIDTH\n"
+    "if True:\n    space = {\n"
+    "        'rate': rate, 'size': hp.choice('size', SIZES), 'width': hp.pchoice('width', WIDTHS),\n"
+    "        'down': hp.choice('down', range(3, 0, -1)), 'same': [WIDTH, WIDTH]\n"
+    "    }\n    other = {'a': hp.normal('other', 0, 1)}\n"
+    "best = fmin(objective, space=space, algo=tpe.suggest)\nprint(best['x'], f'{best}')\n";
+
 static struct value *parse_literal(struct document *doc, const char *text) {
     struct error e = {0};
     CHECK(value_parse(doc, text, strlen(text), "t", &e) == OK, "%s: %s", text, e.text);
@@ -471,7 +487,34 @@ static void test_errors(void) {
                  {"0xfffffffffffffffff", "1:1", "too large"},
                  {"\n\n   $", "3:4", "'$'"},
                  {"\xe2\x82\xac", "1:1", "byte 0xe2"},
-                 {"{'a\\nb': hp.normal('x\\ny', 0, 0)}", "1:10", "'x?y'"}};
+                 {"{'a\\nb': hp.normal('x\\ny', 0, 0)}", "1:10", "'x?y'"},
+                 {"hp.choice('x', range())", "1:21", "range takes an end"},
+                 {"hp.choice('x', range(3, 3))", "1:21", "with 1 to 10000 values"},
+                 {"hp.choice('x', range(1, 9, 0))", "1:21", "with 1 to 10000 values"},
+                 {"hp.choice('x', range(10001))", "1:21", "with 1 to 10000 values"},
+                 {"hp.choice('x', range(1, 2, 3, 4))", "1:21", "range takes an end"},
+                 {"hp.choice('x', range(2.0))", "1:22", "range takes integers"},
+                 {"hp.choice('x', range)", "1:21", "'(' is missing"},
+                 {"hp.choice('x', list(range(3))", "1:1", "never closed"},
+                 {"hp.pchoice('x', range(3))", "1:17", "'range' is not known"},
+                 {"hp.choice('x', sizes)", "1:16", "'sizes' is not known"},
+                 /* scripts */
+                 {"space = hp.normal('x', low, 1)\nlow = 0\n", "1:24", "'low' is not known"},
+                 {"low = low\nspace = hp.normal('x', low, 1)\n", "1:7", "'low' is not known"},
+                 {"def f():\n  low = 0\nspace = hp.normal('x', low, 1)\n", "3:24", "'low' is not known"},
+                 {"low = 'a'\nspace = hp.normal('x', low, 1)\n", "1:7", "must be a finite number"},
+                 {"low = 1, 2\nspace = hp.normal('x', low, 1)\n", "1:8", "more than a value"},
+                 {"a = hp.normal('x', 0, 1)\nb = 1\nc = {'a': hp.normal('y', 0, 1)}\n", "3:1", "so may line 1"},
+                 {"space = hp.normal('x', 0, 1)\nspace = hp.normal('x', 0, 2)\n", "2:1", "so may line 1"},
+                 {"space = {'a': hp.normal('x', 0, 1)}\nspace['b'] = 3\n", "2:1", "changes the space"},
+                 {"space = {'a': hp.normal('x', 0, 1)}\nspace.update({'b': 3})\n", "2:1", "changes the space"},
+                 {"space = {'a': hp.normal('x', 0, 1)}, 2\nprint(3)\n", "1:36", "more text behind"},
+                 {"space = {'a': hp.normal('x', 0, 1)}\n, 'b': 2}\n", "2:1", "never opened"},
+                 {"space = {'a': hp.normal('x', 0, 1)\n\nprint(')')\n", "3:1", "','"},
+                 {"print('hp.x')  # a = hp.y\nother = {'a': b}\n", "1:1", "'print' is not known"},
+                 {"import os\nclass A:\n  f(1)\n  self.space = hp.a\n", "4:1", "no `space = ...`"},
+                 {"import os\nhp.normal('x', 0, 1)\nprint(1)\n", "3:1", "more text behind"},
+                 {"a = hp.normal('x', 0, 1)\nspace = {'a': a, 'b': b}\n", "2:23", "'b' is not known"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
         struct space *s = NULL;
@@ -491,6 +534,39 @@ static void test_errors(void) {
     struct space *s = NULL;
     CHECK(space_read(&s, "/nonexistent/space.py", &e) == ERROR_USER && s == NULL, "%s", e.text);
     CHECK(space_parse(&s, "$", 1, "f", NULL) == ERROR_USER, "nobody listens");
+}
+
+/* A script around a space: what stands before it and behind it is passed over, names above it stand for their values.
+ */
+static void test_scripts(void) {
+    static const char plain[] =
+        "{'rate': hp.loguniform('rate', -7, 7), 'size': hp.choice('size', [100, 110, 120]),\n"
+        " 'width': hp.pchoice('width', [(0.25, 7), (0.75, {'more': hp.uniform('more', 0, 3.5)})]),\n"
+        " 'down': hp.choice('down', [3, 2, 1]), 'same': [7, 7]}";
+    struct text crlf = {0}, marked = {0}, seed = {0}, many = {0};
+    for (const char *c = script; *c; c++) text_add(&crlf, *c == '\n' ? "\r\n" : "%c", *c);
+    text_add(&marked, "\xef\xbb\xbf%s", strstr(script, "WIDTH = 2"));
+    text_add(&seed, "import os\n%s\nprint(space)\n", space_seed);
+    const char *const scripts[] = {script, crlf.s, marked.s, seed.s};
+    for (int i = 0; i < 4; i++) {
+        struct space *a = parse_space(scripts[i]), *b = parse_space(i == 3 ? space_seed : plain);
+        CHECK(a != NULL && b != NULL && same_space(a, b) && strcmp(a->text, b->text) == 0, "script %d: %s", i,
+              a != NULL ? a->text : "refused");
+        space_free(a);
+        space_free(b);
+    }
+    /* Names that stand for names: each doubles what it stands for. */
+    text_add(&many, "a0 = [1]\n");
+    for (int i = 1; i < 40; i++) text_add(&many, "a%d = [a%d, a%d]\n", i, i - 1, i - 1);
+    text_add(&many, "space = [hp.normal('x', 0, 1), a39]\n");
+    struct error e = {0};
+    struct space *s = NULL;
+    CHECK(space_parse(&s, many.s, many.n, "t", &e) == ERROR_USER && strstr(e.text, "more than 1000 times") != NULL,
+          "%s", e.text);
+    text_free(&crlf);
+    text_free(&marked);
+    text_free(&seed);
+    text_free(&many);
 }
 
 /* `before` and `after` n times around `middle`; the result in *t. */
@@ -913,12 +989,12 @@ static void test_no_memory(void) {
 /* What any bytes may do: be refused, or print as text that reads back. Seeded damage to the texts above; the fuzz
  * target goes on from here. */
 static void test_damage(void) {
-    static const char *const texts[] = {space_seed, whole};
+    static const char *const texts[] = {space_seed, whole, script};
     static const char bytes[] = "()[]{}'\",:=*/-+.#\\ \n0195eExhp_\x80\xff";
     struct rng rng = rng_make(9, 0, RNG_SUGGEST);
     int accepted = 0, wrong = 0;
-    for (int k = 0; k < 3000; k++) {
-        const char *from = texts[k % 2];
+    for (int k = 0; k < 4500; k++) {
+        const char *from = texts[k % 3];
         const size_t n = strlen(from);
         char *copy = mem_string(from);
         for (uint32_t changes = 1 + rng_below(&rng, 3); changes > 0; changes--) {
@@ -936,7 +1012,7 @@ static void test_damage(void) {
         space_free(again);
         mem_free(copy);
     }
-    CHECK(wrong == 0 && accepted > 250 && accepted < 2750, "%d wrong, %d accepted", wrong, accepted);
+    CHECK(wrong == 0 && accepted > 375 && accepted < 4125, "%d wrong, %d accepted", wrong, accepted);
 }
 
 int main(void) {
@@ -946,6 +1022,7 @@ int main(void) {
     test_seeds();
     test_whole();
     test_errors();
+    test_scripts();
     test_depth();
     test_round_trips();
     test_configs();
