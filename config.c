@@ -140,6 +140,20 @@ int config_read(struct net_config *c, const struct value *v, const char *file, s
     return r.failed;
 }
 
+int config_file(const char *path, struct document *doc, const struct value **dict, struct net_config *config,
+                struct error *e) {
+    char *text;
+    size_t n;
+    memset(doc, 0, sizeof *doc);
+    int failed = file_read(path, 64u << 20, &text, &n, e);
+    if (failed) return failed;
+    failed = value_parse(doc, text, n, path, e);
+    mem_free(text);
+    if (failed) return failed;
+    *dict = value_get(doc->root, "space") != NULL ? value_get(doc->root, "space") : doc->root;
+    return config_read(config, *dict, path, e);
+}
+
 int config_check_space(const struct space *s, const char *file, struct error *e) {
     double *values = mem_zero((size_t)s->n_params + 1, sizeof *values);
     int failed = values == NULL ? error_memory(e, sizeof *values, "a point") : OK;

@@ -18,9 +18,12 @@ struct net_config {
     enum activation activation;
 };
 
-/* Reads a configuration (the dictionary of SEED.md, or a result file's object that has it under "space").
+/* Reads a configuration, the dictionary of SEED.md.
  * ERROR_USER: a missing, unknown or impossible key, with its place. `file` names it in messages. */
 int config_read(struct net_config *, const struct value *, const char *file, struct error *);
+/* The same from a file: a configuration, as JSON or Python, or a result file. *dict is the configuration in *doc, which
+ * document_free releases, after an error too. */
+int config_file(const char *path, struct document *doc, const struct value **dict, struct net_config *, struct error *);
 /* Does config_read accept whatever the space draws? Tries each option and each bound (a distribution without bounds at
  * its median), so that a search does not find a mistake hours later. */
 int config_check_space(const struct space *, const char *file, struct error *);

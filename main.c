@@ -20,7 +20,7 @@
 /* ---- options ---- */
 
 struct settings {
-    const char *data, *space, *results, *objective, *device, *weights;
+    const char *data, *space, *first, *results, *objective, *device, *weights;
     int trials, epochs, images, validation, threads, quiet, json, sample, flip_test, seed_given;
     int workers, jobs, checkpoint_every, new_space;
     double heartbeat;
@@ -66,6 +66,8 @@ static const struct option search_options[] = {
     OPTION_DATA,
     OPTION("space", "FILE", OPTION_STRING, space,
            "a search space in hyperopt's notation, or a script that has it [the original's]"),
+    OPTION("first", "FILE|DIR", OPTION_STRING, first,
+           "try this first: a configuration, a result file, or a folder of them, the best first"),
     OPTION("results", "DIR", OPTION_STRING, results, "where the log and the result files go [results]"),
     OPTION("trials", "N", OPTION_COUNT, trials,
            "end when so many are recorded, those of earlier runs included [no end]"),
@@ -258,20 +260,6 @@ static struct data_options data_options(const struct settings *s) {
                                  .seed = s->seed};
 }
 
-/* Reads a configuration file: a result file, its "space", or the same in Python notation. */
-static int read_config(const char *path, struct document *doc, const struct value **dict, struct net_config *config,
-                       struct error *e) {
-    char *text;
-    size_t n;
-    int failed = file_read(path, 64u << 20, &text, &n, e);
-    if (failed) return failed;
-    failed = value_parse(doc, text, n, path, e);
-    mem_free(text);
-    if (failed) return failed;
-    *dict = value_get(doc->root, "space") != NULL ? value_get(doc->root, "space") : doc->root;
-    return config_read(config, *dict, path, e);
-}
-
 static struct tpe_options tpe_options(const struct settings *s, int joint) {
     struct tpe_options o = joint ? tpe_joint : tpe_defaults;
     if (s->startup >= 0) o.n_startup_jobs = s->startup;
@@ -291,6 +279,7 @@ static int run_search(const struct settings *s, char **positional, int n, struct
     const int liar = s->running != NULL ? strcmp(s->running, "liar") == 0 : !joint;
     const struct search_options o = {.data = data_options(s),
                                      .space = s->space,
+                                     .first = s->first,
                                      .results = s->results,
                                      .trials = s->trials,
                                      .seconds = s->seconds,
@@ -382,7 +371,7 @@ static int run_train(const struct settings *s, char **positional, int n, struct 
     struct progress progress;
     struct text line = {0}, json = {0};
     FILE *to = s->json ? stderr : stdout;
-    int failed = read_config(positional[0], &doc, &dict, &config, e);
+    int failed = config_file(positional[0], &doc, &dict, &config, e);
     if (!failed && s->weights != NULL) failed = check_writable(s->weights, e);
     if (!failed) failed = bench_open(&b, s, judge_images, 1, e);
     if (!failed) {

@@ -1,5 +1,5 @@
-/* points.c - the points of a space: draws from the prior, its corners, what lies in it, and the configuration that a
- * point stands for. */
+/* points.c - the points of a space: draws from the prior, its corners, what lies in it, the configuration that a point
+ * stands for, and the point that stands for a configuration. */
 #include "space.h"
 
 #include <math.h>
@@ -173,4 +173,76 @@ int space_config(const struct space *s, const double *values, struct document *d
         return error_memory(e, sizeof *doc->root, "a configuration");
     }
     return OK;
+}
+
+/* ---- and back ---- */
+
+static int is_real(const struct value *v) { return v->kind == VALUE_INT || v->kind == VALUE_FLOAT; }
+
+/* The value of p that stands as `number` in a configuration, behind int() if cut; NaN where there is none. */
+static double value_of(const struct param *p, double number, int cut) {
+    const double tries[] = {number, p->q > 0 ? ceil(number / p->q) * p->q : extreme(p, 0),
+                            p->q > 0 ? floor(number / p->q) * p->q : extreme(p, 1)};
+    for (int i = 0; i < (cut ? 3 : 1); i++) {
+        if (in_domain(p, tries[i]) && (cut ? trunc(tries[i]) : tries[i]) == number) return tries[i];
+    }
+    return (double)NAN;
+}
+
+/* Is c a configuration of the space's value v? Gives the parameters in it their values, and some others, too. Numbers
+ * count by what they are worth, and tuples are lists: JSON has 3 for 3.0 and no tuples. */
+static int match(const struct space *s, const struct value *v, const struct value *c, int cut, double *values) {
+    if (v->kind == VALUE_CUT) return match(s, v->items[0], c, 1, values);
+    if (v->kind == VALUE_PARAM) {
+        const struct param *p = &s->params[v->integer];
+        double x = (double)NAN;
+        for (int i = 0; p->options != NULL && i < p->n_options && isnan(x); i++) {
+            if (match(s, p->options[i], c, cut, values)) x = i;
+        }
+        if (p->options == NULL && is_real(c)) x = value_of(p, c->number, cut);
+        values[v->integer] = x;
+        return !isnan(x);
+    }
+    if (is_real(v) || (cut && v->kind == VALUE_BOOL)) {
+        const double number = v->kind == VALUE_BOOL ? (double)v->integer : v->number;
+        return is_real(c) && ((cut ? trunc(number) : number) == c->number || (isnan(number) && isnan(c->number)));
+    }
+    const int list = v->kind == VALUE_LIST || v->kind == VALUE_TUPLE;
+    if (list ? c->kind != VALUE_LIST && c->kind != VALUE_TUPLE : v->kind != c->kind) return 0;
+    if (v->n != c->n || (v->kind == VALUE_BOOL && v->integer != c->integer)) return 0;
+    if (v->kind == VALUE_STRING && strcmp(v->string, c->string) != 0) return 0;
+    for (int i = 0; i < v->n; i++) {
+        const struct value *item = v->kind == VALUE_DICT ? value_get(c, v->keys[i]) : c->items[i];
+        if (item == NULL || !match(s, v->items[i], item, 0, values)) return 0;
+    }
+    return 1;
+}
+
+/* Which key of a configuration is none of the space's? */
+static int tell_difference(const struct space *s, const struct value *c, const char *file, double *values,
+                           struct error *e) {
+    const struct value *v = s->doc.root;
+    for (int i = 0; v->kind == VALUE_DICT && c->kind == VALUE_DICT && i < v->n; i++) {
+        const struct value *item = value_get(c, v->keys[i]);
+        if (item == NULL)
+            return error_set(e, ERROR_USER, "%s: '%.100s' is missing; the space has it", file, v->keys[i]);
+        if (!match(s, v->items[i], item, 0, values))
+            return error_set(e, ERROR_USER, "%s:%d:%d: the space has no such '%.100s'", file, item->line, item->column,
+                             v->keys[i]);
+    }
+    for (int i = 0; v->kind == VALUE_DICT && c->kind == VALUE_DICT && i < c->n; i++) {
+        if (value_get(v, c->keys[i]) == NULL)
+            return error_set(e, ERROR_USER, "%s:%d:%d: '%.100s' is not in the space", file, c->items[i]->line,
+                             c->items[i]->column, c->keys[i]);
+    }
+    return error_set(e, ERROR_USER, "%s:%d:%d: this is no configuration of the space", file, c->line, c->column);
+}
+
+int space_point(const struct space *s, const struct value *config, const char *file, double *values, struct error *e) {
+    for (int i = 0; i < s->n_params; i++) values[i] = (double)NAN;
+    if (!match(s, s->doc.root, config, 0, values)) return tell_difference(s, config, file, values, e);
+    for (int i = 0; i < s->n_params; i++) {
+        if (!space_active(s, i, values)) values[i] = (double)NAN;
+    }
+    return space_check(s, values, e);
 }

@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -273,6 +274,8 @@ int search_device(struct device **device, const char *which, int gpu, int fp32, 
 struct shared {
     const struct search_options *options;
     struct space *space;
+    double *first; /* points to try before TPE is asked, n_first of them */
+    int n_first;
     struct dataset data;
     uint64_t seed;
     double started;
@@ -292,6 +295,7 @@ struct search {
     struct worker *worker;
     struct watchers *watchers;
     double *values, *mapped;
+    char *tried;        /* n_first: which of them the log has, as trials */
     struct space **old; /* the log's spaces before the last, as far as they were needed */
     int n_old;
     int failed;
@@ -487,6 +491,79 @@ static int present_point(struct search *s, const double *values, int n_values, i
     return OK;
 }
 
+/* ---- points to try first ---- */
+
+static int same_point(const struct search *s, const double *a, const double *b) {
+    for (int i = 0; i < s->space->n_params; i++) {
+        if (a[i] != b[i] && !(isnan(a[i]) && isnan(b[i]))) return 0;
+    }
+    return 1;
+}
+
+/* One file more: its point behind the others. */
+static int add_first(struct shared *s, const char *file, struct error *e) {
+    const size_t n = (size_t)s->space->n_params;
+    struct document doc;
+    struct net_config config;
+    const struct value *dict;
+    int failed = config_file(file, &doc, &dict, &config, e);
+    double *first = failed ? NULL : mem_grow(s->first, ((size_t)s->n_first + 1) * (n + 1) * sizeof *first);
+    if (!failed && first == NULL) failed = error_memory(e, n, "the configurations to try first");
+    if (first != NULL) s->first = first;
+    if (!failed) failed = space_point(s->space, dict, file, s->first + (size_t)s->n_first * n, e);
+    s->n_first += !failed;
+    document_free(&doc);
+    return failed;
+}
+
+/* --first: a file, or the result files of a folder, which their names sort by accuracy. Of a folder those that are no
+ * configurations of the space are left out, and counted. */
+static int read_first(struct shared *s, struct error *e) {
+    const struct search_options *o = s->options;
+    struct text pattern = {0};
+    struct stat about;
+    struct error why = {0};
+    glob_t files;
+    if (stat(o->first, &about) != 0 || !S_ISDIR(about.st_mode)) return add_first(s, o->first, e);
+    text_add(&pattern, "%s/*.json", o->first);
+    const int found = pattern.failed ? GLOB_NOSPACE : glob(pattern.s, 0, NULL, &files);
+    text_free(&pattern);
+    if (found == GLOB_NOMATCH) return error_set(e, ERROR_USER, "%s: holds no result files, *.json", o->first);
+    if (found != 0) return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be read", o->first);
+    int failed = OK;
+    for (size_t i = files.gl_pathc; i-- > 0 && !failed;) {
+        failed = add_first(s, files.gl_pathv[i], &why);
+        if (failed == ERROR_USER) failed = OK;
+    }
+    const int n = (int)files.gl_pathc;
+    globfree(&files);
+    if (failed || s->n_first == 0) return error_set(e, failed ? failed : ERROR_USER, "%s", why.text);
+    if (!o->quiet && s->n_first < n)
+        fprintf(o->to, "%d of the %d files in %s are no configurations of the space and left out; the first: %s\n",
+                n - s->n_first, n, o->first, why.text);
+    return OK;
+}
+
+/* A point that is to be tried first and is neither recorded nor under way; NULL: none is left. */
+static int next_first(struct search *s, const double **out, struct error *e) {
+    const struct shared *shared = s->shared;
+    *out = NULL;
+    for (int i = 0; i < shared->n_first; i++) {
+        const double *point = shared->first + (size_t)i * (size_t)s->space->n_params, *values;
+        int taken = s->tried[i];
+        for (int k = 0; k < log_claims(s->log) && !taken; k++) {
+            const struct claim c = log_claim(s->log, k);
+            const int failed = present_point(s, c.values, c.n_values, c.space, &values, e);
+            if (failed) return failed;
+            taken = values != NULL && same_point(s, values, point);
+        }
+        if (taken) continue;
+        *out = point;
+        return OK;
+    }
+    return OK;
+}
+
 /* ---- a worker takes a trial ---- */
 
 /* Gives TPE the trials that are new in the log. */
@@ -497,15 +574,25 @@ static int tell(struct search *s, struct error *e) {
         const double *values;
         failed = present_point(s, t->values, t->n_values, t->space, &values, e);
         if (!failed && values != NULL) failed = tpe_add(s->tpe, loss_for_tpe(t), values, e);
+        for (int i = 0; i < s->shared->n_first && !failed && values != NULL; i++) {
+            if (same_point(s, values, s->shared->first + (size_t)i * (size_t)s->space->n_params)) s->tried[i] = 1;
+        }
     }
     return failed;
 }
 
-/* The next point for a number. Trials under way count for it as the options say. */
+/* The next point for a number: one that is to be tried first, or else TPE's. Trials under way count for that as the
+ * options say. */
 static int suggest(struct search *s, uint32_t number, struct error *e) {
     struct rng rng = rng_make(s->shared->seed, number, RNG_SUGGEST);
     const int kept = tpe_count(s->tpe);
-    int failed = OK;
+    const double *first;
+    int failed = next_first(s, &first, e);
+    if (failed) return failed;
+    if (first != NULL) {
+        memcpy(s->values, first, (size_t)s->space->n_params * sizeof *first);
+        return OK;
+    }
     for (int i = 0; i < log_claims(s->log) && !failed && s->options->running == RUNNING_LIAR; i++) {
         const struct claim c = log_claim(s->log, i);
         const double *values;
@@ -740,7 +827,8 @@ static int worker_begin(struct search *s, struct error *e) {
     if (!failed) failed = tpe_open(&s->tpe, s->space, &o->tpe, e);
     if (!failed) {
         s->values = mem_zero(2 * ((size_t)n + 1), sizeof *s->values);
-        if (s->values == NULL)
+        s->tried = mem_zero((size_t)s->shared->n_first + 1, 1);
+        if (s->values == NULL || s->tried == NULL)
             failed = error_memory(e, sizeof *s->values, "a point");
         else
             s->mapped = s->values + n + 1;
@@ -778,6 +866,7 @@ static void worker_end(struct search *s) {
     }
     mem_free(s->old);
     mem_free(s->values);
+    mem_free(s->tried);
     if (s->tpe != NULL) tpe_close(s->tpe);
     worker_close(s->worker);
     watchers_close(s->watchers);
@@ -919,7 +1008,8 @@ static int shared_open(struct shared *s, struct log **log, struct error *e) {
     int failed = o->space != NULL ? space_read(&s->space, o->space, e)
                                   : space_parse(&s->space, space_seed, strlen(space_seed), "the built-in space", e);
     if (!failed) failed = config_check_space(s->space, o->space != NULL ? o->space : "the built-in space", e);
-    if (failed) return failed;
+    if (!failed && o->first != NULL) failed = read_first(s, e);
+    if (failed) return failed == ERROR_TRIAL ? ERROR_ENVIRONMENT : failed;
     log_says = say;
     failed = seed_of(o, &s->seed, e);
     data.seed = s->seed;
@@ -935,6 +1025,10 @@ static void show_start(const struct shared *s) {
             s->data.train.n, s->data.judge.n,
             o->data.objective == OBJECTIVE_TEST ? "the test set, as the original did" : "held out",
             s->data.fine_classes, s->data.coarse_classes);
+    if (s->n_first == 1) fprintf(o->to, "%s comes first, unless it has been tried\n", o->first);
+    if (s->n_first > 1)
+        fprintf(o->to, "%d configurations of %s come first, but for those that have been tried\n", s->n_first,
+                o->first);
     if (s->data.coarse_classes == 0) fprintf(o->to, "one kind of label: one head; coarse_labels_weight is ignored\n");
     fflush(o->to);
 }
@@ -962,6 +1056,7 @@ int search_run(const struct search_options *o, struct error *e) {
     if (!failed) failed = o->workers > 1 ? run_workers(&s, e) : run_jobs(&s, 0, e);
     if (!failed || failed == NET_STOPPED) show_end(o, failed);
     data_close(&s.data);
+    mem_free(s.first);
     if (s.space != NULL) space_free(s.space);
     return failed;
 }

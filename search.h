@@ -27,6 +27,7 @@ enum running { RUNNING_IGNORE, RUNNING_LIAR };
 struct search_options {
     struct data_options data;
     const char *space;   /* a file; NULL: the seed's own space */
+    const char *first;   /* a configuration, or a folder of result files, to try first; or NULL */
     const char *results; /* a folder */
     int trials;          /* so many in all; 0: no end */
     double seconds;      /* no trial is begun after that; 0: no end */

@@ -97,6 +97,9 @@ int space_check(const struct space *, const double *values, struct error *);
 /* The configuration of a point, in *doc (to be released by document_free). quniform and the like give floats,
  * uniformint, randint and what scope.int is around integers, a choice its option's own tree. */
 int space_config(const struct space *, const double *values, struct document *doc, struct error *);
+/* And back: the point whose configuration is this, up to what JSON does not tell apart (3 and 3.0, tuples and lists);
+ * of several the first. ERROR_USER, with the place in `file`, where there is none. */
+int space_point(const struct space *, const struct value *config, const char *file, double *values, struct error *);
 int space_find(const struct space *, const char *label); /* index, or -1 */
 int param_is_normal(const struct param *);               /* one of those that have mu and sigma */
 

@@ -225,14 +225,8 @@ static int measure(const char *file, const struct options *o, struct device *rea
     struct net *net = NULL;
     struct net_metrics m;
     struct net_images set = {0};
-    char *text = NULL;
-    size_t length;
-    int failed = file_read(file, 1 << 24, &text, &length, e);
-    if (!failed) failed = value_parse(&doc, text, length, file, e);
-    if (!failed) {
-        const struct value *space = value_get(doc.root, "space");
-        failed = config_read(&config, space != NULL ? space : doc.root, file, e);
-    }
+    const struct value *dict;
+    int failed = config_file(file, &doc, &dict, &config, e);
     if (failed) goto end;
     if (o->batch > 0) config.batch_size = o->batch;
     const int gpu = real != NULL && strcmp(real->name, "cuda") == 0;
@@ -296,7 +290,6 @@ end:
     net_free(net);
     net_images_unload(&set, d);
     document_free(&doc);
-    mem_free(text);
     return failed;
 }
 

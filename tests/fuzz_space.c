@@ -14,7 +14,8 @@ static void fuzz_points(const struct space *s) {
     struct rng rng = rng_make(1, 0, RNG_SUGGEST);
     struct error e;
     double *values = mem_zero((size_t)s->n_params + 1, sizeof *values);
-    check(values != NULL);
+    double *point = mem_zero((size_t)s->n_params + 1, sizeof *point);
+    check(values != NULL && point != NULL);
     for (int i = 0; i < 3; i++) {
         struct document config, again;
         struct text python = {0}, once_more = {0}, json = {0};
@@ -28,6 +29,8 @@ static void fuzz_points(const struct space *s) {
         document_free(&again);
         value_print_json(&json, config.root, 0);
         check(!json.failed && value_parse(&again, json.s, json.n, "json", &e) == OK);
+        const int back = space_point(s, again.root, "json", point, &e); /* of int() not each has a way back */
+        check(back == OK ? space_check(s, point, &e) == OK : strstr(s->text, "int(") != NULL);
         document_free(&again);
         document_free(&config);
         text_free(&python);
@@ -41,6 +44,7 @@ static void fuzz_points(const struct space *s) {
         }
     }
     mem_free(values);
+    mem_free(point);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);

@@ -629,6 +629,17 @@ static void test_depth(void) {
 
 /* ======== there and back ======== */
 
+/* The point of a configuration v has the same configuration. */
+static void check_point(const struct space *s, const struct value *v, const struct document *config) {
+    double *back = mem_alloc(((size_t)s->n_params + 1) * sizeof *back);
+    struct document again = {0};
+    struct error e = {0};
+    CHECK(space_point(s, v, "t", back, &e) == OK, "%s", e.text);
+    CHECK(space_config(s, back, &again, &e) == OK && same_value(config->root, again.root, 0), "%s", e.text);
+    document_free(&again);
+    mem_free(back);
+}
+
 static void check_config(const struct space *s, const double *values) {
     struct document config = {0}, again = {0};
     struct error e = {0};
@@ -644,11 +655,63 @@ static void check_config(const struct space *s, const double *values) {
             }
             const struct value *v = parse_literal(&again, t.s);
             CHECK(v != NULL && same_value(config.root, v, json), "%s", t.s);
+            check_point(s, v, &config);
             document_free(&again);
             text_free(&t);
         }
     }
     document_free(&config);
+}
+
+/* What is no configuration of a space says why. */
+static void test_no_point(void) {
+    static const char text[] =
+        "{'a': hp.quniform('a', 0, 10, 5), 'b': hp.choice('b', [None, {'c': hp.uniform('c', 1, 2)}, 'x', True]),\n"
+        " 'd': scope.int(hp.quniform('d', 1, 9, 2.5)), 'e': [1, 2.5], 'f': int(hp.uniform('f', -1.5, 0.5)),\n"
+        " 'g': hp.choice('g', [hp.uniform('g1', 0, 1), hp.uniform('g2', 2, 3)])}";
+    static const struct {
+        const char *text, *what;
+    } cases[] = {
+        {"{'a': 5, 'b': None, 'd': 7, 'e': [1, 2.5], 'f': -1, 'g': 2.5}", NULL},
+        {"{'g': 0.5, 'f': 0, 'a': 5.0, 'b': {'c': 1.5}, 'd': 2, 'e': (1.0, 2.5)}", NULL},
+        {"{'a': 5, 'b': True, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", NULL},
+        {"{'a': 4, 'b': None, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "t:1:7: the space has no such 'a'"},
+        {"{'a': 20, 'b': None, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "t:1:7: the space has no such 'a'"},
+        {"{'a': '5', 'b': None, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "t:1:7: the space has no such 'a'"},
+        {"{'a': 5, 'b': False, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'b'"},
+        {"{'a': 5, 'b': 1, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'b'"},
+        {"{'a': 5, 'b': {'c': 3}, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'b'"},
+        {"{'a': 5, 'b': {'c': 1.5, 'd': 1}, 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'b'"},
+        {"{'a': 5, 'b': 'y', 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'b'"},
+        {"{'a': 5, 'b': 'x', 'd': 3, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'd'"},
+        {"{'a': 5, 'b': 'x', 'd': 2.5, 'e': [1, 2.5], 'f': 0, 'g': 0.5}", "the space has no such 'd'"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': [1], 'f': 0, 'g': 0.5}", "the space has no such 'e'"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': 1, 'f': 0, 'g': 0.5}", "the space has no such 'e'"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': [1, 2.5], 'f': 1, 'g': 0.5}", "the space has no such 'f'"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 1.5}", "the space has no such 'g'"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': [1, 2.5], 'f': 0}", "t: 'g' is missing; the space has it"},
+        {"{'a': 5, 'b': 'x', 'd': 5, 'e': [1, 2.5], 'f': 0, 'g': 0.5, 'h': 1}", "t:1:66: 'h' is not in the space"},
+        {"[5]", "t:1:1: this is no configuration"}};
+    struct space *s = parse_space(text);
+    double values[8];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct document doc = {0}, config = {0};
+        struct error e = {0};
+        const int failed = space_point(s, parse_literal(&doc, cases[i].text), "t", values, &e);
+        if (cases[i].what == NULL) {
+            CHECK(failed == OK && space_config(s, values, &config, &e) == OK, "%s: %s", cases[i].text, e.text);
+            for (int k = 0; config.root != NULL && k < config.root->n; k++) {
+                const struct value *v = config.root->items[k], *want = value_get(doc.root, config.root->keys[k]);
+                CHECK(v->number == want->number || v->n > 0, "%s: %s", cases[i].text, config.root->keys[k]);
+            }
+        } else {
+            CHECK(failed == ERROR_USER && strstr(e.text, cases[i].what) != NULL, "%s: not '%s': %s", cases[i].text,
+                  cases[i].what, e.text);
+        }
+        document_free(&config);
+        document_free(&doc);
+    }
+    space_free(s);
 }
 
 static void test_round_trips(void) {
@@ -1025,6 +1088,7 @@ int main(void) {
     test_scripts();
     test_depth();
     test_round_trips();
+    test_no_point();
     test_configs();
     test_cuts();
     test_network_spaces();
