@@ -65,7 +65,7 @@ static double time_on_gpu(int (*work)(void *), void *context) {
     return (double)best / 1e3;
 }
 
-enum { COPY_BYTES = 1 << 30, GEMM_SIDE = 8192 };
+enum { COPY_BYTES = 1 << 30, NOISE_BYTES = 1 << 26, GEMM_SIDE = 8192 };
 struct gpu_work {
     char *a, *b, *c;
     void *handle;
@@ -91,12 +91,13 @@ static void measure_ceilings(struct ceilings *c) {
     if (cudaMalloc((void **)&w.a, COPY_BYTES) != cudaSuccess || cudaMalloc((void **)&w.b, COPY_BYTES) != cudaSuccess ||
         cudaMalloc((void **)&w.c, COPY_BYTES) != cudaSuccess)
         goto end;
-    noise = mem_alloc(COPY_BYTES); /* normal numbers near 1: zeros would flatter the product */
+    noise = mem_alloc(NOISE_BYTES); /* normal numbers near 1: zeros would flatter the product */
     if (noise == NULL) goto end;
-    for (size_t i = 0; i < COPY_BYTES / 2; i++)
+    for (size_t i = 0; i < NOISE_BYTES / 2; i++)
         noise[i] = (uint16_t)(0x3f80u ^ ((uint32_t)i * 2654435761u >> 24) ^ ((uint32_t)i * 40503u & 0x8000u));
-    cudaMemcpy(w.a, noise, COPY_BYTES, cudaMemcpyHostToDevice);
-    cudaMemcpy(w.b, noise, COPY_BYTES, cudaMemcpyHostToDevice);
+    cudaMemcpy(w.a, noise, NOISE_BYTES, cudaMemcpyHostToDevice);
+    for (size_t n = NOISE_BYTES; n < COPY_BYTES; n *= 2) cudaMemcpy(w.a + n, w.a, n, cudaMemcpyDeviceToDevice);
+    cudaMemcpy(w.b, w.a, COPY_BYTES, cudaMemcpyDeviceToDevice);
     const double copy = time_on_gpu(copy_work, &w);
     if (copy > 0) c->memory = 2.0 * COPY_BYTES / copy;
     if (library != NULL) {
