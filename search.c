@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include "search.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <glob.h>
 #include <math.h>
@@ -294,9 +295,9 @@ struct search {
     struct net_images train, judge;
     struct worker *worker;
     struct watchers *watchers;
-    double *values, *mapped;
-    char *tried;        /* n_first: which of them the log has, as trials */
-    struct space **old; /* the log's spaces before the last, as far as they were needed */
+    double *values, *mapped, *plain; /* room for a point each */
+    char *tried;                     /* n_first: which of them the log has, as trials */
+    struct space **old;              /* the log's spaces before the last, as far as they were needed */
     int n_old;
     int failed;
     struct error error;
@@ -493,11 +494,23 @@ static int present_point(struct search *s, const double *values, int n_values, i
 
 /* ---- points to try first ---- */
 
-static int same_point(const struct search *s, const double *a, const double *b) {
-    for (int i = 0; i < s->space->n_params; i++) {
-        if (a[i] != b[i] && !(isnan(a[i]) && isnan(b[i]))) return 0;
+/* Are these the values of the first'th point? */
+static int same_point(const struct search *s, const double *values, int first) {
+    const int n = s->space->n_params;
+    const double *point = s->shared->first + (size_t)first * (size_t)n;
+    for (int i = 0; i < n; i++) {
+        if (values[i] != point[i] && !(isnan(values[i]) && isnan(point[i]))) return 0;
     }
     return 1;
+}
+
+/* A point, or of several with one configuration the one that space_point takes: in s->plain. */
+static const double *plain_point(struct search *s, const double *values) {
+    struct document doc;
+    if (s->shared->n_first == 0 || space_config(s->space, values, &doc, NULL) != OK) return values;
+    const int failed = space_point(s->space, doc.root, "", s->plain, NULL);
+    document_free(&doc);
+    return failed ? values : s->plain;
 }
 
 /* One file more: its point behind the others. */
@@ -516,32 +529,42 @@ static int add_first(struct shared *s, const char *file, struct error *e) {
     return failed;
 }
 
+static int is_json(const struct dirent *file) {
+    const size_t n = strlen(file->d_name);
+    return n > 5 && strcmp(file->d_name + n - 5, ".json") == 0;
+}
+
 /* --first: a file, or the result files of a folder, which their names sort by accuracy. Of a folder those that are no
  * configurations of the space are left out, and counted. */
 static int read_first(struct shared *s, struct error *e) {
     const struct search_options *o = s->options;
-    struct text pattern = {0};
     struct stat about;
+    struct dirent **files;
     struct error why = {0};
-    glob_t files;
     if (stat(o->first, &about) != 0 || !S_ISDIR(about.st_mode)) return add_first(s, o->first, e);
-    text_add(&pattern, "%s/*.json", o->first);
-    const int found = pattern.failed ? GLOB_NOSPACE : glob(pattern.s, 0, NULL, &files);
-    text_free(&pattern);
-    if (found == GLOB_NOMATCH) return error_set(e, ERROR_USER, "%s: holds no result files, *.json", o->first);
-    if (found != 0) return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be read", o->first);
-    int failed = OK;
-    for (size_t i = files.gl_pathc; i-- > 0 && !failed;) {
-        failed = add_first(s, files.gl_pathv[i], &why);
-        if (failed == ERROR_USER) failed = OK;
+    const int n = scandir(o->first, &files, is_json, alphasort);
+    if (n < 0) return error_set(e, ERROR_ENVIRONMENT, "%s: cannot be read: %s", o->first, strerror(errno));
+    int failed = n > 0 ? OK : error_set(e, ERROR_USER, "%s: holds no result files, *.json", o->first);
+    for (int i = n - 1; i >= 0; i--) {
+        struct text file = {0};
+        struct error one = {0};
+        text_add(&file, "%s/%s", o->first, files[i]->d_name);
+        if (!failed) failed = file.failed ? error_memory(&one, file.n, "a file's name") : add_first(s, file.s, &one);
+        if (failed == ERROR_USER && one.text[0]) {
+            if (!why.text[0]) why = one;
+            failed = OK;
+        } else if (one.text[0]) {
+            *e = one;
+        }
+        text_free(&file);
+        free(files[i]);
     }
-    const int n = (int)files.gl_pathc;
-    globfree(&files);
-    if (failed || s->n_first == 0) return error_set(e, failed ? failed : ERROR_USER, "%s", why.text);
-    if (!o->quiet && s->n_first < n)
+    free(files);
+    if (!failed && s->n_first == 0) return error_set(e, ERROR_USER, "%s", why.text);
+    if (!failed && !o->quiet && s->n_first < n)
         fprintf(o->to, "%d of the %d files in %s are no configurations of the space and left out; the first: %s\n",
                 n - s->n_first, n, o->first, why.text);
-    return OK;
+    return failed;
 }
 
 /* A point that is to be tried first and is neither recorded nor under way; NULL: none is left. */
@@ -549,16 +572,16 @@ static int next_first(struct search *s, const double **out, struct error *e) {
     const struct shared *shared = s->shared;
     *out = NULL;
     for (int i = 0; i < shared->n_first; i++) {
-        const double *point = shared->first + (size_t)i * (size_t)s->space->n_params, *values;
+        const double *values;
         int taken = s->tried[i];
         for (int k = 0; k < log_claims(s->log) && !taken; k++) {
             const struct claim c = log_claim(s->log, k);
             const int failed = present_point(s, c.values, c.n_values, c.space, &values, e);
             if (failed) return failed;
-            taken = values != NULL && same_point(s, values, point);
+            taken = values != NULL && same_point(s, plain_point(s, values), i);
         }
         if (taken) continue;
-        *out = point;
+        *out = shared->first + (size_t)i * (size_t)s->space->n_params;
         return OK;
     }
     return OK;
@@ -574,9 +597,8 @@ static int tell(struct search *s, struct error *e) {
         const double *values;
         failed = present_point(s, t->values, t->n_values, t->space, &values, e);
         if (!failed && values != NULL) failed = tpe_add(s->tpe, loss_for_tpe(t), values, e);
-        for (int i = 0; i < s->shared->n_first && !failed && values != NULL; i++) {
-            if (same_point(s, values, s->shared->first + (size_t)i * (size_t)s->space->n_params)) s->tried[i] = 1;
-        }
+        const double *plain = !failed && values != NULL ? plain_point(s, values) : NULL;
+        for (int i = 0; i < s->shared->n_first && plain != NULL; i++) s->tried[i] |= (char)same_point(s, plain, i);
     }
     return failed;
 }
@@ -826,12 +848,12 @@ static int worker_begin(struct search *s, struct error *e) {
     int failed = open_log(&shared, &s->log, 0, e);
     if (!failed) failed = tpe_open(&s->tpe, s->space, &o->tpe, e);
     if (!failed) {
-        s->values = mem_zero(2 * ((size_t)n + 1), sizeof *s->values);
+        s->values = mem_zero(3 * ((size_t)n + 1), sizeof *s->values);
         s->tried = mem_zero((size_t)s->shared->n_first + 1, 1);
         if (s->values == NULL || s->tried == NULL)
             failed = error_memory(e, sizeof *s->values, "a point");
         else
-            s->mapped = s->values + n + 1;
+            s->mapped = s->values + n + 1, s->plain = s->mapped + n + 1;
     }
     if (!failed) failed = watchers_open(&s->watchers, o->results, e);
     if (!failed) failed = worker_open(&s->worker, o->results, s->index, o->heartbeat, e);

@@ -63,7 +63,8 @@ struct reader {
     struct space *space; /* NULL: a literal without hp.* */
     int param_room;
     int parent, option; /* of a parameter read now */
-    size_t statement;   /* of a script: where the statement begins that is read now, */
+    size_t whole;       /* of a script: its bytes, where n ends with the statement that is read now, */
+    size_t statement;   /* where that begins, */
     int names;          /* and how many names have stood for what they were given */
     int depth;
     int failed;
@@ -111,6 +112,7 @@ static void go_to(struct reader *r, const struct reader *place) {
     r->line = place->line;
     r->line_start = place->line_start;
     r->statement = place->statement;
+    r->n = place->n;
 }
 
 /* From # to the end of the line, which stays. */
@@ -232,7 +234,8 @@ static void read_escape(struct reader *r, struct text *t) {
     const char c = peek(r, 0);
     const char *known = c != '\0' ? strchr(from, c) : NULL;
     uint32_t code, low;
-    if (c == '\n') {
+    if (c == '\r' && peek(r, 1) == '\n') advance(r);
+    if (peek(r, 0) == '\n') {
         advance(r);
     } else if (c == 'x' || c == 'u' || c == 'U') {
         advance(r);
@@ -556,40 +559,60 @@ static int assigns(const struct reader *r, const struct statement *s, const char
     return s->name == strlen(name) && memcmp(r->text + s->begin, name, s->name) == 0;
 }
 
-/* To the value of a statement NAME = value. */
+static size_t indent_of(const struct statement *s) { return s->begin - s->line_start; }
+
+/* To the value of a statement NAME = value, which ends the text until there is a go_to. */
 static void go_to_value(struct reader *r, const struct statement *s) {
     r->at = r->statement = s->begin;
     r->line = s->line;
     r->line_start = s->line_start;
+    r->n = s->end;
     while (r->at < s->value) advance(r);
     skip(r);
 }
 
-/* To the value that a name (which stands in line and column) was given last above the statement read now, in the same
- * function or in one around it, or in none. Returns where that statement ends. */
-static size_t go_to_name(struct reader *r, const char *name, int line, int column) {
-    struct statement s = {0}, given[FUNCTIONS_LIMIT + 1] = {{0}}, found = {0};
-    while (script_next(r->text, r->n, &s) && s.begin <= r->statement) {
-        for (int i = FUNCTIONS_LIMIT; i > s.functions; i--) given[i].value = 0; /* that function has ended */
-        if (s.begin < r->statement && assigns(r, &s, name)) given[s.functions] = s;
+/* To the value that a name (which stands in line and column) has in the statement read now. It must have been given in
+ * one statement, in the same function or in one around it or in none, and surely: what Python would make of it by its
+ * conditions and changes, nobody can tell here. */
+static void go_to_name(struct reader *r, const char *name, int line, int column) {
+    struct statement s = {0}, use = {0}, given = {0};
+    int writes = 0, unsure = 0, argument = 0, other = 0;
+    if (++r->names > NAMES_LIMIT || (double)r->names * (double)r->whole > 1e9) {
+        complain_at(r, line, column, "names stand for values more than %d times, or in too long a script",
+                    r->names - 1);
+        return;
     }
-    for (int i = 0; i <= FUNCTIONS_LIMIT; i++) {
-        if (given[i].value > 0) found = given[i];
+    while (r->whole > 0 && use.end == 0 && script_next(r->text, r->whole, &s)) {
+        if (s.begin == r->statement) use = s;
     }
-    if (found.value == 0) {
+    s = (struct statement){0};
+    while (use.end > 0 && script_next(r->text, r->whole, &s)) {
+        if (given.end > 0 && s.begin <= use.begin && indent_of(&s) < indent_of(&given))
+            unsure = 1; /* its block ended */
+        for (int i = 0; i < use.functions; i++) {
+            if (use.opened[i] == s.begin) argument |= script_mentions(r->text, &s, name);
+        }
+        if (!s.global && (!script_within(&s, &use) || (s.functions == use.functions && s.begin >= use.begin))) continue;
+        if (!script_writes(r->text, &s, name)) continue;
+        if (writes++ == 0 && assigns(r, &s, name)) given = s;
+        if (writes > 1 || given.end == 0) other = s.line;
+    }
+    if (argument) {
+        complain_at(r, line, column, "'%s' is an argument of the function here; write its value instead", name);
+    } else if (writes == 0) {
         complain_at(r, line, column, "'%s' is not known here", name);
-    } else if (++r->names > NAMES_LIMIT) {
-        complain_at(r, line, column, "names stand for values more than %d times", NAMES_LIMIT);
+    } else if (writes > 1 || given.end == 0 || unsure) {
+        complain_at(r, line, column, "what '%s' is depends on line %d; write its value here", name,
+                    other > 0 ? other : given.line);
     } else {
-        go_to_value(r, &found);
+        go_to_value(r, &given);
     }
-    return found.end;
 }
 
 /* Back from there, where the value has been read: all of it? */
-static void come_back(struct reader *r, const struct reader *from, size_t end) {
+static void come_back(struct reader *r, const struct reader *from) {
     skip(r);
-    if (r->at < end) COMPLAIN(r, "this statement holds more than a value");
+    if (!at_end(r)) COMPLAIN(r, "this statement holds more than a value");
     if (!r->failed) go_to(r, from);
 }
 
@@ -706,9 +729,9 @@ static void read_option_list(struct reader *r, int weighted, struct items *optio
             r->depth--;
             if (!accept(r, ')')) COMPLAIN(r, "a ')' is missing here");
         } else {
-            const size_t end = go_to_name(r, word, line, column);
+            go_to_name(r, word, line, column);
             if (!r->failed) read_option_list(r, weighted, options, weights);
-            come_back(r, &back, end);
+            come_back(r, &back);
         }
         return;
     }
@@ -739,6 +762,8 @@ static void read_option_list(struct reader *r, int weighted, struct items *optio
         }
         comma = accept(r, ',');
     }
+    if (close == ')' && options->n == 1 && !comma)
+        complain_at(r, line, column, "these parentheses are no list of one; write [...]");
 }
 
 static void read_options(struct reader *r, int index) {
@@ -901,9 +926,9 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
 /* A name that a script has given a value above. */
 static struct value *read_given(struct reader *r, const char *name, int line, int column) {
     const struct reader back = *r;
-    const size_t end = go_to_name(r, name, line, column);
+    go_to_name(r, name, line, column);
     struct value *v = r->failed ? NULL : read_expression(r);
-    come_back(r, &back, end);
+    come_back(r, &back);
     return r->failed ? NULL : v;
 }
 
@@ -1165,54 +1190,85 @@ static void skip_preamble(struct reader *r) {
  * name, rather than what draws under another name. */
 static int space_rank(const struct reader *r, const struct statement *s) {
     const int named = assigns(r, s, "space");
-    size_t value = s->value;
+    struct reader value = *r;
     if (s->name == 0) return 0;
     if (s->draws) return named ? 3 : 1;
-    while (value < s->end && r->text[value] == ' ') value++;
-    return named && value < s->end && r->text[value] == '{' ? 2 : 0;
+    go_to_value(&value, s);
+    return named && (peek(&value, 0) == '{' ||
+                     (value.n - value.at > 5 && memcmp(value.text + value.at, "dict(", 5) == 0))
+               ? 2
+               : 0;
 }
 
-/* Goes to the value that is the space of a script; returns where it ends, 0 where there is none. What the script does
- * to it behind that would be lost, and so is told. */
-static size_t find_space(struct reader *r) {
-    struct statement s = {0}, found = {0};
-    int best = 1, n = 0, last = 0, others = 0, nameless = 0;
+/* Is what a statement assigns just this name? */
+static int assigns_name(const struct reader *r, const struct statement *s, const struct statement *named) {
+    struct reader value = *r;
+    char word[64];
+    if (s->name == 0) return 0;
+    go_to_value(&value, s);
+    if (!read_word(&value, word, sizeof word)) return 0;
+    skip(&value);
+    return at_end(&value) && assigns(r, named, word);
+}
+
+/* What in the rest of a script may make the space another one than `found` would be lost, and so is told. */
+static void check_script(struct reader *r, const struct statement *found, int rank) {
+    struct statement s = {0};
+    char name[64] = "";
+    memcpy(name, r->text + found->begin, found->name < sizeof name ? found->name : 0);
     while (!r->failed && script_next(r->text, r->n, &s)) {
-        const int rank = space_rank(r, &s), column = (int)(s.begin - s.line_start) + 1;
-        const char *at = r->text + s.begin, *behind = at + found.name;
+        const int column = (int)indent_of(&s) + 1, behind = s.begin > found->begin;
+        if (s.begin == found->begin) continue;
+        if (s.closes_nothing) {
+            complain_at(r, s.line, column, "a bracket is closed here that was never opened");
+        } else if ((s.global || (behind && script_same_scope(&s, found))) && script_writes(r->text, &s, name)) {
+            complain_at(r, s.line, column, "this may change the space of line %d; write it into that", found->line);
+        } else if (s.draws && !s.imports && space_rank(r, &s) == 0 &&
+                   (rank == 1 || (behind && script_mentions(r->text, &s, name)))) {
+            complain_at(r, s.line, column, "this draws, too, and not in the space of line %d; write it into that",
+                        found->line);
+        } else if (rank == 1 && script_writes(r->text, &s, "space") && !assigns_name(r, &s, found)) {
+            complain_at(r, s.line, column, "this makes a `space`, and line %d may be it; call that one `space`",
+                        found->line);
+        }
+    }
+}
+
+/* Goes to the value that is the space of a script, and returns 1; 0 where there is none. */
+static int find_space(struct reader *r) {
+    struct statement s = {0}, found = {0}, last = {0}, nameless = {0};
+    int best = 1, n = 0, others = 0;
+    while (script_next(r->text, r->n, &s)) {
+        const int rank = space_rank(r, &s);
         if (rank >= best) {
             n = rank > best ? 1 : n + 1;
             if (n == 1) found = s;
             best = rank;
-            last = s.line;
-        } else if (n > 0 && s.closes_nothing) {
-            complain_at(r, s.line, column, "a bracket is closed here that was never opened");
-        } else if (n > 0 && s.functions == found.functions && s.end - s.begin > found.name &&
-                   memcmp(at, r->text + found.begin, found.name) == 0 && (*behind == '.' || *behind == '[')) {
-            complain_at(r, s.line, column, "this changes the space after it was made; write it into it instead");
+            last = s;
         }
-        if (s.draws && others > 0 && nameless == 0) nameless = s.line;
+        if (s.draws && others > 0 && nameless.end == 0) nameless = s;
         others += !s.imports;
     }
-    if (n == 0 && nameless > 0)
-        complain_at(r, nameless, 1, "hp.* stands here, but no `space = ...`; write the space so");
+    if (n == 0 && nameless.end > 0)
+        complain_at(r, nameless.line, (int)indent_of(&nameless) + 1,
+                    "hp.* stands here, but no `space = ...`; write the space so");
     if (n > 1)
-        complain_at(r, last, 1, "this may be the space, and so may line %d; call the right one, and no other, `space`",
-                    found.line);
+        complain_at(r, last.line, (int)indent_of(&last) + 1,
+                    "this may be the space, and so may line %d; call the right one, and no other, `space`", found.line);
+    if (n == 1) check_script(r, &found, best);
     if (n != 1 || r->failed) return 0;
+    r->whole = r->n;
     go_to_value(r, &found);
-    return found.end;
+    return 1;
 }
 
 static int read_text(struct reader *r) {
     if (r->n >= 3 && memcmp(r->text, "\xef\xbb\xbf", 3) == 0) r->at = r->line_start = 3; /* a byte order mark */
-    const size_t end = r->space != NULL ? find_space(r) : 0;
-    if (end == 0) skip_preamble(r);
+    if (r->space == NULL || !find_space(r)) skip_preamble(r);
     r->doc->root = read_expression(r);
     skip(r);
     if (accept(r, ';')) skip(r);
-    if (!r->failed && (end == 0 ? !at_end(r) : r->at < end))
-        COMPLAIN(r, "there is more text behind the value; a file holds one");
+    if (!r->failed && !at_end(r)) COMPLAIN(r, "there is more text behind the value; a file holds one");
     return r->failed;
 }
 
