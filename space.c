@@ -597,6 +597,7 @@ static void go_to_name(struct reader *r, const char *name, int line, int column)
         if (writes++ == 0 && assigns(r, &s, name)) given = s;
         if (writes > 1 || given.end == 0) other = s.line;
     }
+    if (given.begin > use.begin && indent_of(&given) > 0) unsure = 1;
     if (argument) {
         complain_at(r, line, column, "'%s' is an argument of the function here; write its value instead", name);
     } else if (writes == 0) {

@@ -593,7 +593,7 @@ static void test_scripts(void) {
         {"p = {'a': hp.normal('x', 0, 1)}\nspace = p  # so\nfmin(f, space=space)\n", "{'a': hp.normal('x', 0, 1)}"},
         {"low = hp.normal('x', 0, 1)\nspace = dict(a=low)\nlow = 2\n", "{'a': hp.normal('x', 0, 1)}"},
         /* names of functions around, of later lines; of the block that it stands in */
-        {"def f():\n  k = 1\n  def g():\n    k = 2\n  def h(m):\n    space = [hp.normal('x', k, n), m2]\n  m2 = 4\nn = "
+        {"def f():\n  k = 1\n  def g():\n    k = 2\n  def h(m):\n    space = [hp.normal('x', k, n), m2]\nm2 = 4\nn = "
          "3\n"
          "def i():\n  n = 5\n",
          "[hp.normal('x', 1, 3), 4]"},
