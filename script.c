@@ -6,6 +6,8 @@
  * than the one that it found. */
 #include "script.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- tokens ---- */
@@ -97,12 +99,27 @@ static int ends_statement(const char *text, const struct token *t) {
 
 /* ---- statements ---- */
 
+static const char *const compounds[] = {"if",   "elif", "else",   "for",     "while",
+                                        "with", "try",  "except", "finally", "async"};
+
+/* NAME = or NAME: type = , from the first token on: where the value begins, or 0. */
+static size_t value_of(const char *text, size_t n, struct token t) {
+    if (!is_name(text[t.at]) || IS_ONE(text, &t, compounds) || !next_token(text, n, &t)) return 0;
+    if (is(text, &t, ":")) {
+        while (next_token(text, n, &t) && !ends_statement(text, &t)) {
+            if (is(text, &t, "=") && t.depth == 0) return t.at + t.length;
+        }
+        return 0;
+    }
+    return is(text, &t, "=") ? t.at + t.length : 0;
+}
+
 int script_next(const char *text, size_t n, struct statement *s) {
     const struct statement last = *s;
     const int marked = last.end == 0 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0; /* a byte order mark */
-    struct token t = {.at = marked ? 3 : last.end};
-    int found = next_token(text, n, &t);
-    while (found && ends_statement(text, &t)) found = next_token(text, n, &t);
+    struct token t = {.at = marked ? 3 : last.end}, first;
+    int found = next_token(text, n, &t), same_line = last.end > 0;
+    for (; found && ends_statement(text, &t); found = next_token(text, n, &t)) same_line &= text[t.at] == ';';
     if (!found) return 0;
     *s = (struct statement){.begin = t.at,
                             .line = last.line > 0 ? last.line : 1,
@@ -111,38 +128,53 @@ int script_next(const char *text, size_t n, struct statement *s) {
     for (size_t i = last.begin; i < t.at; i++) {
         if (text[i] == '\n') s->line++, s->line_start = i + 1;
     }
+    first = (struct token){.at = last.begin};
+    s->indent = !same_line ? t.at - s->line_start
+                           : last.indent + (next_token(text, n, &first) && IS_ONE(text, &first, compounds));
 
     memcpy(s->opened, last.opened, sizeof s->opened);
     memcpy(s->indents, last.indents, sizeof s->indents);
     if (last.opens_function && s->functions < FUNCTIONS_LIMIT) {
         s->opened[s->functions] = last.begin;
-        s->indents[s->functions++] = last.begin - last.line_start;
+        s->indents[s->functions++] = last.indent;
     }
-    while (s->functions > 0 && t.at - s->line_start <= s->indents[s->functions - 1]) s->functions--;
-    s->opens_function = is(text, &t, "def") || is(text, &t, "async") || is(text, &t, "class");
+    while (s->functions > 0 && !same_line && s->indent <= s->indents[s->functions - 1]) s->functions--;
+    first = t;
+    if (is(text, &first, "async")) (void)next_token(text, n, &first);
+    s->opens_function = is(text, &first, "def") || is(text, &first, "class");
+    s->loops = is(text, &first, "for") || is(text, &first, "while");
     s->imports = is(text, &t, "import") || is(text, &t, "from");
-    s->global = is(text, &t, "global");
-    struct token equals = t;
-    if (is_name(text[t.at]) && next_token(text, n, &equals) && is(text, &equals, "=")) {
-        s->name = t.length;
-        s->value = equals.at + equals.length;
-    }
+    s->global = is(text, &t, "global") || is(text, &t, "nonlocal");
+    s->value = value_of(text, n, t);
+    s->name = s->value > 0 ? t.length : 0;
 
     do {
         if (t.inner < 0) s->closes_nothing = 1;
         if (is(text, &t, "hp") && n - t.at > 2 && text[t.at + 2] == '.') s->draws = 1;
-        s->end = t.at + t.length;
+        s->imports_all = s->imports && is(text, &t, "*");
         found = next_token(text, n, &t);
     } while (found && !ends_statement(text, &t));
-    if (!found) t.at = n;
-    s->end = t.at;
+    s->end = found ? t.at : n;
     return 1;
 }
 
-int script_mentions(const char *text, const struct statement *s, const char *name) {
+/* Does the name stand in the statement, and not as somebody's attribute? */
+static int mentions(const char *text, const struct statement *s, const char *name) {
     struct token t = {.at = s->begin};
     for (int attribute = 0; next_token(text, s->end, &t); attribute = is(text, &t, ".")) {
         if (!attribute && is(text, &t, name)) return 1;
+    }
+    return 0;
+}
+
+/* Does a function that the statement stands in have the name in its first line, as an argument? */
+static int is_argument(const char *text, size_t n, const struct statement *s, const char *name) {
+    struct statement f = {0};
+    for (int i = 0; i < s->functions; i++) {
+        while (f.begin != s->opened[i] || f.end == 0) {
+            if (!script_next(text, n, &f)) return 0;
+        }
+        if (mentions(text, &f, name)) return 1;
     }
     return 0;
 }
@@ -151,6 +183,8 @@ int script_mentions(const char *text, const struct statement *s, const char *nam
 static int calls_change(const char *text, size_t end, struct token t) {
     static const char *const changes[] = {"append", "extend", "insert",  "remove", "pop",       "popitem",
                                           "update", "clear",  "reverse", "sort",   "setdefault"};
+    enum { DEEP = 100 }; /* nobody has that; to look on from each would take long */
+    if (t.depth > DEEP) return 1;
     int more = next_token(text, end, &t);
     while (more && is(text, &t, "[")) {
         const int depth = t.depth;
@@ -161,40 +195,201 @@ static int calls_change(const char *text, size_t end, struct token t) {
     return more && is(text, &t, ".") && next_token(text, end, &t) && IS_ONE(text, &t, changes);
 }
 
-int script_writes(const char *text, const struct statement *s, const char *name) {
+/* May the statement give the name a value (`n = 1`, `m, n = 1, 2`, `n: int = 1`, `for n in x`, `import n`, `global n`,
+ * `f(n := 1)`) or change the one that it has (`n += 1`, `n[0] = 1`, `n.append(1)`, `del n`)? Rather once too often than
+ * not. */
+enum writes { WRITES_NOT, WRITES_NAME, WRITES_INTO };
+static enum writes writes_name(const char *text, const struct statement *s, const char *name) {
     static const char *const compares[] = {"==", "!=", "<=", ">=", ":="};
-    static const char *const binds[] = {"del", "global", "nonlocal", "import", "from"};
+    static const char *const binds[] = {"global", "nonlocal", "import", "from"};
     static const char *const names_next[] = {"as", "def", "class"};
     struct token t = {.at = s->begin}, first, after;
-    size_t equals = s->begin; /* the last assignment's */
-    int attribute = 0, as = 0, before_in;
-    while (next_token(text, s->end, &t)) {
-        if (t.depth == 0 && text[t.at + t.length - 1] == '=' && !IS_ONE(text, &t, compares)) equals = t.at;
-    }
-    t = (struct token){.at = s->begin};
-    if (!next_token(text, s->end, &t)) return 0;
+    size_t targets = s->begin, equals = s->begin; /* what is left of the last `=`, and behind the `:` of an `if` */
+    int attribute = 0, is_next = 0, before_in, compound, tuple;
+    if (s->imports_all) return WRITES_NAME;
+    if (!next_token(text, s->end, &t)) return WRITES_NOT;
     first = t;
-    before_in = is(text, &first, "for") || is(text, &first, "async");
+    compound = IS_ONE(text, &first, compounds);
+    tuple = is(text, &first, "(") || is(text, &first, "[");
     do {
+        if (compound && t.depth == 0 && is(text, &t, ":") && targets == s->begin) targets = t.at;
+        if (t.depth == 0 && text[t.at + t.length - 1] == '=' && !IS_ONE(text, &t, compares)) equals = t.at;
+    } while (next_token(text, s->end, &t));
+    t = first;
+    if (is(text, &t, "async")) (void)next_token(text, s->end, &t);
+    before_in = is(text, &t, "for");
+    for (t = first;;) {
         if (!attribute && is(text, &t, name)) {
             after = t;
             const int more = next_token(text, s->end, &after);
-            if ((t.depth == 0 && t.at < equals) || as || before_in || IS_ONE(text, &first, binds) ||
-                calls_change(text, s->end, t))
-                return 1;
-            if (more && (is(text, &after, ":=") || (is(text, &after, ":") && t.at == s->begin))) return 1;
+            if (is_next || before_in || IS_ONE(text, &first, binds) || (more && is(text, &after, ":=")))
+                return WRITES_NAME;
+            if (is(text, &first, "del") || calls_change(text, s->end, t)) return WRITES_INTO;
+            if ((t.depth == 0 || tuple) && t.at >= targets && t.at < equals)
+                return more && after.length == 1 && strchr("=,:)]", text[after.at]) != NULL ? WRITES_NAME : WRITES_INTO;
+            if (more && is(text, &after, ":") && t.at == s->begin) return WRITES_NAME;
         }
+        if (s->opens_function && is(text, &t, "(")) return WRITES_NOT; /* behind it all is the function's own */
         attribute = is(text, &t, ".");
-        as = IS_ONE(text, &t, names_next);
+        is_next = IS_ONE(text, &t, names_next);
         before_in = before_in && !is(text, &t, "in");
-    } while (next_token(text, s->end, &t));
-    return 0;
+        if (!next_token(text, s->end, &t)) return WRITES_NOT;
+    }
 }
 
-int script_within(const struct statement *a, const struct statement *b) {
+/* Does b stand in all the functions that a stands in? */
+static int is_within(const struct statement *a, const struct statement *b) {
     return a->functions <= b->functions && memcmp(a->opened, b->opened, (size_t)a->functions * sizeof *a->opened) == 0;
 }
 
-int script_same_scope(const struct statement *a, const struct statement *b) {
-    return a->functions == b->functions && script_within(a, b);
+/* Do they stand in the same function, or both in none? */
+static int same_scope(const struct statement *a, const struct statement *b) {
+    return a->functions == b->functions && is_within(a, b);
+}
+
+/* ---- names ---- */
+
+static int assigns(const char *text, const struct statement *s, const char *name) {
+    return s->name == strlen(name) && memcmp(text + s->begin, name, s->name) == 0;
+}
+
+static int doubt_it(struct doubt *d, const struct statement *s, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static int doubt_it(struct doubt *d, const struct statement *s, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(d->why, sizeof d->why, format, args);
+    va_end(args);
+    d->line = s->line;
+    d->column = (int)(s->begin - s->line_start) + 1;
+    return -1;
+}
+
+int script_given(const char *text, size_t n, size_t at, const char *name, struct statement *given,
+                 struct doubt *doubt) {
+    struct statement s = {0}, use = {0}, loop = {0}, other = {0};
+    int writes = 0, unsure = 0;
+    *given = (struct statement){0};
+    while (use.end == 0 && script_next(text, n, &s)) {
+        if (s.begin == at) use = s;
+    }
+    s = (struct statement){0};
+    while (use.end > 0 && script_next(text, n, &s)) {
+        const int behind = s.begin >= use.begin, within = is_within(&s, &use);
+        if (given->end > 0 && s.begin <= use.begin && s.indent < given->indent) unsure = 1; /* its block has ended */
+        if (s.begin <= use.begin && loop.end > 0 && s.indent <= loop.indent) loop.end = 0;  /* and the loop */
+        if (!behind && s.loops && same_scope(&s, &use)) loop = s;
+        if (s.imports_all && given->end == 0) continue;
+        const enum writes how = writes_name(text, &s, name);
+        if (how == WRITES_NOT || s.begin == use.begin) continue;
+        if (within ? behind && same_scope(&s, &use) && loop.end == 0
+                   : !s.global && (how != WRITES_INTO || is_argument(text, n, &s, name)))
+            continue;
+        if (writes++ == 0 && assigns(text, &s, name)) *given = s;
+        if (writes > 1 || given->end == 0) other = s;
+    }
+    if (use.end > 0 && is_argument(text, n, &use, name))
+        return doubt_it(doubt, &use, "'%.60s' is an argument of the function here; write its value instead", name);
+    if (writes == 0) return 0;
+    if (given->begin > use.begin && given->indent > 0) unsure = 1;
+    if (other.end == 0) other = *given;
+    if (writes > 1 || given->end == 0 || unsure)
+        return doubt_it(doubt, &use, "what '%.60s' is depends on line %d; write its value here", name, other.line);
+    return 1;
+}
+
+int script_own(const char *text, size_t n, const char *name) {
+    struct statement s = {0};
+    while (script_next(text, n, &s)) {
+        if (!s.imports && writes_name(text, &s, name) != WRITES_NOT) return s.line;
+    }
+    return 0;
+}
+
+/* ---- the space ---- */
+
+/* May a statement be the one that makes the space? */
+static int space_rank(const char *text, const struct statement *s) {
+    const int named = assigns(text, s, "space");
+    struct token t = {.at = s->value};
+    if (s->name == 0) return 0;
+    if (s->draws) return named ? 3 : 1;
+    return named && next_token(text, s->end, &t) && (is(text, &t, "{") || is(text, &t, "dict")) ? 2 : 0;
+}
+
+/* Is what a statement assigns just this name? */
+static int assigns_name(const char *text, const struct statement *s, const char *name) {
+    struct token t = {.at = s->value};
+    return s->name > 0 && next_token(text, s->end, &t) && is(text, &t, name) && !next_token(text, s->end, &t);
+}
+
+/* Is what a statement assigns made of a name: a dictionary with it, or a copy? */
+static int copies(const char *text, const struct statement *s, const char *name) {
+    static const char *const beginnings[] = {"{", "dict", "copy", "deepcopy"};
+    struct token t = {.at = s->value}, after;
+    if (s->name == 0 || !mentions(text, s, name) || !next_token(text, s->end, &t)) return 0;
+    after = t;
+    return IS_ONE(text, &t, beginnings) ||
+           (is(text, &t, name) && next_token(text, s->end, &after) && is(text, &after, "."));
+}
+
+/* What in the rest of a script may make the space another one than `found`? */
+static int check_space(const char *text, size_t n, const struct statement *found, int rank, struct doubt *doubt) {
+    struct statement s = {0};
+    char name[64] = "";
+    int before = 0, shallower = 0;
+    if (found->name >= sizeof name) return doubt_it(doubt, found, "this name is too long; call it `space`");
+    memcpy(name, text + found->begin, found->name);
+    for (size_t i = 0; i < n; i++) { /* Python ends a line, and so a comment, there */
+        if (text[i] == '\r' && (i + 1 == n || text[i + 1] != '\n'))
+            return doubt_it(doubt, found, "lines end with CR alone in this file; save it with line feeds");
+    }
+    while (script_next(text, n, &s)) {
+        const int behind = s.begin > found->begin, same = same_scope(&s, found);
+        if (s.begin == found->begin) continue;
+        const enum writes how = writes_name(text, &s, name);
+        const int it = same || ((how != WRITES_NOT || mentions(text, &s, name)) && !is_argument(text, n, &s, name));
+        shallower |= same && s.indent < found->indent;
+        if (how != WRITES_NOT && same && !behind && !s.imports_all && !s.global) before = s.line;
+        if (s.closes_nothing) return doubt_it(doubt, &s, "a bracket is closed here that was never opened");
+        if ((same && behind && how != WRITES_NOT) || (!same && it && (s.global || how == WRITES_INTO)))
+            return doubt_it(doubt, &s, "this may change the space of line %d; write it into that", found->line);
+        if (s.draws && !s.imports &&
+            ((rank == 1 && space_rank(text, &s) == 0) || (behind && it && mentions(text, &s, name))))
+            return doubt_it(doubt, &s, "this draws, too, and not in the space of line %d; write it into that",
+                            found->line);
+        if (it && behind && !assigns(text, &s, "space") && copies(text, &s, name))
+            return doubt_it(doubt, &s, "this may be another space, made of that of line %d; write it into that",
+                            found->line);
+        if (rank == 1 && !s.imports_all && writes_name(text, &s, "space") != WRITES_NOT &&
+            !assigns_name(text, &s, name) && !is_argument(text, n, &s, "space"))
+            return doubt_it(doubt, &s, "this makes a `space`, and line %d may be it; call that one `space`",
+                            found->line);
+    }
+    if (before > 0 && shallower)
+        return doubt_it(doubt, found, "whether this is the space hangs on line %d; leave one", before);
+    return 1;
+}
+
+int script_space(const char *text, size_t n, struct statement *found, struct doubt *doubt) {
+    struct statement s = {0}, last = {0}, nameless = {0};
+    int best = 1, candidates = 0, others = 0;
+    while (script_next(text, n, &s)) {
+        const int rank = space_rank(text, &s);
+        if (rank >= best) {
+            candidates = rank > best ? 1 : candidates + 1;
+            if (candidates == 1) *found = s;
+            best = rank;
+            last = s;
+        }
+        if (s.draws && others > 0 && nameless.end == 0) nameless = s;
+        others += !s.imports;
+    }
+    if (candidates == 1) return check_space(text, n, found, best, doubt);
+    if (candidates > 1)
+        return doubt_it(doubt, &last,
+                        "this may be the space, and so may line %d; call the right one, and no other, `space`",
+                        found->line);
+    return nameless.end == 0 ? 0
+                             : doubt_it(doubt, &nameless, "hp.* stands here, but no `space = ...`; write the space so");
 }

@@ -10,13 +10,15 @@ struct statement {
     size_t begin, end;  /* its bytes in the text */
     int line;           /* where it begins, from 1 */
     size_t line_start;  /* the first byte of that line */
-    size_t name, value; /* NAME = value: how long the name is, where the value begins; else 0 */
+    size_t indent;      /* how far from the left its line begins; behind `if x: y;` one more */
+    size_t name, value; /* NAME = value, NAME: type = value: how long the name is, where the value begins; else 0 */
     int draws;          /* hp. stands in it, outside strings and comments */
     int closes_nothing; /* a closing bracket in it has none to close */
-    int imports;        /* it is an `import` or a `from ... import` */
-    int global;         /* it is a `global` */
-    int opens_function; /* it is a `def` or a `class` */
-    int functions;      /* how many of those it stands in; of more than 8 the first 8 count */
+    int imports, imports_all; /* it is an `import` or a `from ... import`; that ends with * */
+    int global;               /* it is a `global` or `nonlocal` */
+    int loops;                /* it is a `for` or `while` */
+    int opens_function;       /* it is a `def` or a `class` */
+    int functions;            /* how many of those it stands in; of more than 8 the first 8 count */
     size_t opened[FUNCTIONS_LIMIT], indents[FUNCTIONS_LIMIT]; /* where they begin, and how far from the left */
 };
 
@@ -25,13 +27,23 @@ struct statement {
  * body's follow. Returns 0 behind the last. */
 int script_next(const char *text, size_t n, struct statement *s);
 
-/* Does the name stand in the statement, outside strings and comments, and not as somebody's attribute? */
-int script_mentions(const char *text, const struct statement *s, const char *name);
-/* May the statement give the name a value, or change the one that it has? Rather once too often than not: `n = 1`,
- * `m, n = 1, 2`, `n += 1`, `n: int = 1`, `n[0] = 1`, `n.append(1)`, `for n in x`, `del n`, `import n`, `global n`,
- * `f(n := 1)`. */
-int script_writes(const char *text, const struct statement *s, const char *name);
-/* Do a and b stand in the same function, or both in none? Does b stand in all the functions that a stands in? */
-int script_same_scope(const struct statement *a, const struct statement *b);
-int script_within(const struct statement *a, const struct statement *b);
+/* What cannot be read for sure: where, and why. */
+struct doubt {
+    int line, column;
+    char why[200];
+};
+
+/* The statement that makes the space: what is called `space` and has hp.* in it, rather than a dictionary of that name,
+ * rather than what has hp.* in it under another name. 1: *found; 0: there is none; -1: *doubt. What the script may do
+ * to it besides is a doubt. */
+int script_space(const char *text, size_t n, struct statement *found, struct doubt *doubt);
+
+/* The statement that gives a name the value that it has in the statement that begins at `use`: the only one, in the
+ * same function or in one around it or in none, and surely. 1, 0 and -1 as above. What Python would make of it by its
+ * conditions and changes is a doubt; doubt->line is then the statement's that it hangs on. */
+int script_given(const char *text, size_t n, size_t use, const char *name, struct statement *given,
+                 struct doubt *doubt);
+
+/* Does the script give the name another meaning than Python, hyperopt or numpy? Returns the line; 0: it does not. */
+int script_own(const char *text, size_t n, const char *name);
 #endif

@@ -555,12 +555,6 @@ static struct value *read_dict(struct reader *r) {
 
 /* ---- names that a script has given a value ---- */
 
-static int assigns(const struct reader *r, const struct statement *s, const char *name) {
-    return s->name == strlen(name) && memcmp(r->text + s->begin, name, s->name) == 0;
-}
-
-static size_t indent_of(const struct statement *s) { return s->begin - s->line_start; }
-
 /* To the value of a statement NAME = value, which ends the text until there is a go_to. */
 static void go_to_value(struct reader *r, const struct statement *s) {
     r->at = r->statement = s->begin;
@@ -571,43 +565,37 @@ static void go_to_value(struct reader *r, const struct statement *s) {
     skip(r);
 }
 
-/* To the value that a name (which stands in line and column) has in the statement read now. It must have been given in
- * one statement, in the same function or in one around it or in none, and surely: what Python would make of it by its
- * conditions and changes, nobody can tell here. */
+/* Scripts are gone through anew for each name: not without end. */
+static int is_too_long(struct reader *r) {
+    return ++r->names > NAMES_LIMIT || (double)r->names * (double)r->whole > 1e7;
+}
+
+/* To the value that a name, which stands in line and column, has in the statement read now. */
 static void go_to_name(struct reader *r, const char *name, int line, int column) {
-    struct statement s = {0}, use = {0}, given = {0};
-    int writes = 0, unsure = 0, argument = 0, other = 0;
-    if (++r->names > NAMES_LIMIT || (double)r->names * (double)r->whole > 1e9) {
+    struct statement given;
+    struct doubt doubt = {0};
+    const int too_long = is_too_long(r);
+    const int found =
+        too_long || r->whole == 0 ? 0 : script_given(r->text, r->whole, r->statement, name, &given, &doubt);
+    if (too_long) {
         complain_at(r, line, column, "names stand for values more than %d times, or in too long a script",
                     r->names - 1);
-        return;
-    }
-    while (r->whole > 0 && use.end == 0 && script_next(r->text, r->whole, &s)) {
-        if (s.begin == r->statement) use = s;
-    }
-    s = (struct statement){0};
-    while (use.end > 0 && script_next(r->text, r->whole, &s)) {
-        if (given.end > 0 && s.begin <= use.begin && indent_of(&s) < indent_of(&given))
-            unsure = 1; /* its block ended */
-        for (int i = 0; i < use.functions; i++) {
-            if (use.opened[i] == s.begin) argument |= script_mentions(r->text, &s, name);
-        }
-        if (!s.global && (!script_within(&s, &use) || (s.functions == use.functions && s.begin >= use.begin))) continue;
-        if (!script_writes(r->text, &s, name)) continue;
-        if (writes++ == 0 && assigns(r, &s, name)) given = s;
-        if (writes > 1 || given.end == 0) other = s.line;
-    }
-    if (given.begin > use.begin && indent_of(&given) > 0) unsure = 1;
-    if (argument) {
-        complain_at(r, line, column, "'%s' is an argument of the function here; write its value instead", name);
-    } else if (writes == 0) {
+    } else if (found < 0) {
+        complain_at(r, line, column, "%s", doubt.why);
+    } else if (found == 0) {
         complain_at(r, line, column, "'%s' is not known here", name);
-    } else if (writes > 1 || given.end == 0 || unsure) {
-        complain_at(r, line, column, "what '%s' is depends on line %d; write its value here", name,
-                    other > 0 ? other : given.line);
     } else {
         go_to_value(r, &given);
     }
+}
+
+/* A script may have a `log` or a `choice` of its own. */
+static void check_own(struct reader *r, const char *word, int line, int column) {
+    const int own = r->whole > 0 && !is_too_long(r) ? script_own(r->text, r->whole, word) : 0;
+    if (own > 0)
+        complain_at(r, line, column,
+                    "'%s' is the script's own, by line %d; those known here are hyperopt's, numpy's and Python's", word,
+                    own);
 }
 
 /* Back from there, where the value has been read: all of it? */
@@ -933,12 +921,13 @@ static struct value *read_given(struct reader *r, const char *name, int line, in
     return r->failed ? NULL : v;
 }
 
-static struct value *read_function(struct reader *r, const char *name, int line, int column) {
+static struct value *read_function(struct reader *r, const char *name, int bare, int line, int column) {
     double (*const functions[])(double) = {log, exp, sqrt, log10, log2};
     static const char *const names[] = {"log", "exp", "sqrt", "log10", "log2"};
     size_t i = 0;
     while (i < sizeof names / sizeof *names && strcmp(names[i], name) != 0) i++;
-    if (i == sizeof names / sizeof *names) return read_given(r, name, line, column);
+    if (i == sizeof names / sizeof *names && bare) return read_given(r, name, line, column);
+    if (i == sizeof names / sizeof *names) return complain_at(r, line, column, "'%s' is not known here", name), NULL;
     if (!accept(r, '(')) return COMPLAIN(r, "a '(' is missing behind %s", name), NULL;
     skip(r);
     const struct value *x = read_expression(r);
@@ -1050,8 +1039,9 @@ static struct value *read_name(struct reader *r) {
         advance(r);
         if (!read_word(r, word, sizeof word)) return COMPLAIN(r, "a name is missing behind the '.'"), NULL;
     }
-    if ((module[0] == '\0' || strcmp(module, "scope") == 0) && strcmp(word, "int") == 0)
-        return read_call_int(r, line, column);
+    const int bare = module[0] == '\0';
+    if (bare && peek(r, 0) == '(') check_own(r, word, line, column);
+    if ((bare || strcmp(module, "scope") == 0) && strcmp(word, "int") == 0) return read_call_int(r, line, column);
     const int maths = strcmp(module, "np") == 0 || strcmp(module, "numpy") == 0 || strcmp(module, "math") == 0;
     if (module[0] == '\0' || strcmp(module, "hp") == 0) {
         for (int d = 0; d < N_DISTRIBUTIONS; d++) {
@@ -1077,7 +1067,7 @@ static struct value *read_name(struct reader *r) {
         if (v->kind == VALUE_BOOL) v->integer = constants[i].x != 0;
         return v;
     }
-    return read_function(r, word, line, column);
+    return read_function(r, word, bare, line, column);
 }
 
 static struct value *read_atom(struct reader *r) {
@@ -1187,77 +1177,13 @@ static void skip_preamble(struct reader *r) {
     }
 }
 
-/* May a statement be the one that makes the space? What is called `space` and draws, rather than a dictionary of that
- * name, rather than what draws under another name. */
-static int space_rank(const struct reader *r, const struct statement *s) {
-    const int named = assigns(r, s, "space");
-    struct reader value = *r;
-    if (s->name == 0) return 0;
-    if (s->draws) return named ? 3 : 1;
-    go_to_value(&value, s);
-    return named && (peek(&value, 0) == '{' ||
-                     (value.n - value.at > 5 && memcmp(value.text + value.at, "dict(", 5) == 0))
-               ? 2
-               : 0;
-}
-
-/* Is what a statement assigns just this name? */
-static int assigns_name(const struct reader *r, const struct statement *s, const struct statement *named) {
-    struct reader value = *r;
-    char word[64];
-    if (s->name == 0) return 0;
-    go_to_value(&value, s);
-    if (!read_word(&value, word, sizeof word)) return 0;
-    skip(&value);
-    return at_end(&value) && assigns(r, named, word);
-}
-
-/* What in the rest of a script may make the space another one than `found` would be lost, and so is told. */
-static void check_script(struct reader *r, const struct statement *found, int rank) {
-    struct statement s = {0};
-    char name[64] = "";
-    memcpy(name, r->text + found->begin, found->name < sizeof name ? found->name : 0);
-    while (!r->failed && script_next(r->text, r->n, &s)) {
-        const int column = (int)indent_of(&s) + 1, behind = s.begin > found->begin;
-        if (s.begin == found->begin) continue;
-        if (s.closes_nothing) {
-            complain_at(r, s.line, column, "a bracket is closed here that was never opened");
-        } else if ((s.global || (behind && script_same_scope(&s, found))) && script_writes(r->text, &s, name)) {
-            complain_at(r, s.line, column, "this may change the space of line %d; write it into that", found->line);
-        } else if (s.draws && !s.imports && space_rank(r, &s) == 0 &&
-                   (rank == 1 || (behind && script_mentions(r->text, &s, name)))) {
-            complain_at(r, s.line, column, "this draws, too, and not in the space of line %d; write it into that",
-                        found->line);
-        } else if (rank == 1 && script_writes(r->text, &s, "space") && !assigns_name(r, &s, found)) {
-            complain_at(r, s.line, column, "this makes a `space`, and line %d may be it; call that one `space`",
-                        found->line);
-        }
-    }
-}
-
 /* Goes to the value that is the space of a script, and returns 1; 0 where there is none. */
 static int find_space(struct reader *r) {
-    struct statement s = {0}, found = {0}, last = {0}, nameless = {0};
-    int best = 1, n = 0, others = 0;
-    while (script_next(r->text, r->n, &s)) {
-        const int rank = space_rank(r, &s);
-        if (rank >= best) {
-            n = rank > best ? 1 : n + 1;
-            if (n == 1) found = s;
-            best = rank;
-            last = s;
-        }
-        if (s.draws && others > 0 && nameless.end == 0) nameless = s;
-        others += !s.imports;
-    }
-    if (n == 0 && nameless.end > 0)
-        complain_at(r, nameless.line, (int)indent_of(&nameless) + 1,
-                    "hp.* stands here, but no `space = ...`; write the space so");
-    if (n > 1)
-        complain_at(r, last.line, (int)indent_of(&last) + 1,
-                    "this may be the space, and so may line %d; call the right one, and no other, `space`", found.line);
-    if (n == 1) check_script(r, &found, best);
-    if (n != 1 || r->failed) return 0;
+    struct statement found;
+    struct doubt doubt = {0};
+    const int which = script_space(r->text, r->n, &found, &doubt);
+    if (which < 0) complain_at(r, doubt.line, doubt.column, "%s", doubt.why);
+    if (which <= 0) return 0;
     r->whole = r->n;
     go_to_value(r, &found);
     return 1;

@@ -61,7 +61,7 @@ static const char script[] =
     "low, high = 1, 2\nWIDTH = 2 ** 3 \\\n    - 1  # seven\nSIZES = list(range(100, 121, 10)); x = 1\n"
     "rate = hp.loguniform('rate', -WIDTH, WIDTH)\n"
     "WIDTHS = [(0.25, WIDTH), (0.75, {'more': hp.uniform('more', 0, WIDTH / 2)})]\n"
-    "def objective(args):\n    WIDTH = args['x']\n    space['y'] = \"'}\"\n    return -WIDTH\n"
+    "def objective(space):\n    WIDTH = space['x']\n    space['y'] = \"'}\"\n    return -WIDTH\n"
     "if True:\n    space = {\n"
     "        'rate': rate, 'size': hp.choice('size', SIZES), 'width': hp.pchoice('width', WIDTHS),\n"
     "        'down': hp.choice('down', range(3, 0, -1)), 'same': [WIDTH, WIDTH]\n"
@@ -599,6 +599,17 @@ static void test_scripts(void) {
          "[hp.normal('x', 1, 3), 4]"},
         {"if __name__ == '__main__':\n  n = 3; f(n=4)\n  space = hp.normal('x', 0, n)\n  if n == 4:\n    n = 5\n",
          "hp.normal('x', 0, 3)"},
+        /* what reads it, or has its name elsewhere, is no change of it */
+        {"from b import *\nlow: int = 3\nspace: dict = {'a': hp.normal('x', 0, low)}\nprint(space['a'], "
+         "len(space.items()))\n"
+         "for k, v in space.items(): d[k] = v\nif 'a' in space: d = 1\nbest = fmin(f, space=space)\n"
+         "best = space_eval(space, best)\nasync def objective(space): space['a'] = 2\nx = [space for space in b]\n",
+         "{'a': hp.normal('x', 0, 3)}"},
+        {"low = 0; high = 1\nsearch = {'a': hp.normal('x', low, high)}\ndef objective(space):\n"
+         "  space['a'] = int(space['a'])\n  low = 4\n  return 0\n",
+         "{'a': hp.normal('x', 0, 1)}"},
+        {"def f():\n  global space\n  space = {'a': hp.normal('x', 0, 1)}\n", "{'a': hp.normal('x', 0, 1)}"},
+        {"space = None\nspace = {'a': hp.normal('x', 0, 1)}\nother = space\n", "{'a': hp.normal('x', 0, 1)}"},
         /* where a value ends */
         {"n = 5\n-1\nk = 'a'\n'b'\nspace = [hp.normal('x', 0, n), k]\n*m, l = 1, 2\n", "[hp.normal('x', 0, 5), 'a']"},
         {"k = 'a\\\r\n['\r\nspace = [hp.normal('x', 0, 1), k]\r\n", "[hp.normal('x', 0, 1), 'a[']"}};
