@@ -93,7 +93,7 @@ static const struct option search_options[] = {
     OPTION_WIDTH,
     OPTION_FLIP,
     OPTION("tpe", "hyperopt|joint", OPTION_STRING, tpe,
-           "TPE: each hyperparameter by itself, as hyperopt, or whole points, which needs fewer trials [hyperopt]"),
+           "TPE: each hyperparameter by itself, as hyperopt, or whole points [hyperopt]"),
     OPTION("startup", "N", OPTION_COUNT, startup, "TPE: random trials before the model is used [20, joint 10]"),
     OPTION("candidates", "N", OPTION_COUNT, candidates, "TPE: draws that compete for each value [24]"),
     OPTION("gamma", "X", OPTION_NUMBER, gamma,
