@@ -549,6 +549,28 @@ static void test_errors(void) {
         {"N = 3\ndef f(N):\n  space = hp.normal('x', N, 1)\nN = 4\n", "3:26", "an argument of the function"},
         {"hp.choice('x', ([1, 2]))", "1:16", "no list of one"},
         {"N = hp.normal('x', 0, 1)\nspace = {'a': N, 'b': (1,\n 2})\n", "3:3", "','"},
+        {"space = {'a': hp.normal('x', 0, 1)}\ndef f():\n  space['a'] = 1\n", "3:3", "may change the space of line 1"},
+        {"def f():\n  space = {'a': hp.normal('x', 0, 1)}\n  return space\nspace = f()\ndel space['a']\n", "5:1",
+         "may change the space of line 2"},
+        {"if b:\n  space = f()\nelse:\n  space = {'a': hp.normal('x', 0, 1)}\n", "4:3", "hangs on line 2"},
+        {"try:\n  from b import space\nexcept ImportError:\n  space = {'a': hp.normal('x', 0, 1)}\n", "4:3",
+         "hangs on line 2"},
+        {"space = {'a': hp.normal('x', 0, 1)}\np = {**space, 'b': hp.normal('b', 0, 1)}\n", "2:1", "draws, too"},
+        {"space = {'a': hp.normal('x', 0, 1)}\np = {**space, 'b': 1}\n", "2:1", "may be another space"},
+        {"space = {'a': hp.normal('x', 0, 1)}\np = dict(space, b=1)\n", "2:1", "may be another space"},
+        {"space = {'a': hp.normal('x', 0, 1)}\np = space.copy()\n", "2:1", "may be another space"},
+        {"def log(x): return x\nspace = hp.normal('x', log(2), 1)\n", "2:24", "is the script's own, by line 1"},
+        {"tau = 0.5\nspace = hp.normal('x', math.tau, 1)\n", "2:24", "'tau' is not known"},
+        {"N = 3\n(N, M) = (1, 5)\nspace = hp.normal('x', N, 1)\n", "3:24", "depends on line 2"},
+        {"N = 3\nfrom b import *\nspace = hp.normal('x', N, 1)\n", "3:24", "depends on line 2"},
+        {"N = 3\ndef f():\n  N.append(1)\nspace = hp.normal('x', N, 1)\n", "4:24", "depends on line 3"},
+        {"N = 3\nfor i in b:\n  space = hp.normal('x', N, 1)\n  N = b[i]\n", "3:26", "depends on line 4"},
+        {"def f():\n  N = 3\n  def g():\n    nonlocal N\n  space = hp.normal('x', N, 1)\n", "5:26",
+         "depends on line 4"},
+        {"if b: pass; N = 3\nspace = hp.normal('x', N, 1)\n", "2:24", "depends on line 1"},
+        {"N = 3\nfor i in b:\n  pass\nif b:\n  space = hp.normal('x', M, 1)\n  M = 4\n", "5:26", "'M' is not known"},
+        {"def f():\n  space = hp.normal('x', N, 1)\nif b:\n  N = 4\n", "2:26", "depends on line 4"},
+        {"space = {'a': hp.normal('x', 0, 1)}\n# b\r'b'\n", "1:1", "CR alone"},
         {"a = hp.normal('x', 0, 1)\nspace = {'a': a, 'b': b}\n", "2:23", "'b' is not known"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
@@ -610,6 +632,9 @@ static void test_scripts(void) {
          "{'a': hp.normal('x', 0, 1)}"},
         {"def f():\n  global space\n  space = {'a': hp.normal('x', 0, 1)}\n", "{'a': hp.normal('x', 0, 1)}"},
         {"space = None\nspace = {'a': hp.normal('x', 0, 1)}\nother = space\n", "{'a': hp.normal('x', 0, 1)}"},
+        {"n = 3\nb.n = 4\ndef f(): b = 1; n = 5\nspace = hp.normal('x', 0, n)\n", "hp.normal('x', 0, 3)"},
+        {"for i in b:\n  pass\nn = 3\nspace = hp.normal('x', 0, n)\nn = 4\n", "hp.normal('x', 0, 3)"},
+        {"ns = [3]\ndef f(ns):\n  ns.append(4)\nspace = hp.choice('x', ns)\n", "hp.choice('x', [3])"},
         /* where a value ends */
         {"n = 5\n-1\nk = 'a'\n'b'\nspace = [hp.normal('x', 0, n), k]\n*m, l = 1, 2\n", "[hp.normal('x', 0, 5), 'a']"},
         {"k = 'a\\\r\n['\r\nspace = [hp.normal('x', 0, 1), k]\r\n", "[hp.normal('x', 0, 1), 'a[']"}};
@@ -776,6 +801,15 @@ static void test_no_point(void) {
         document_free(&config);
         document_free(&doc);
     }
+    space_free(s);
+    /* An option that fits in part leaves nothing behind. */
+    s = parse_space(
+        "{'a': hp.choice('a', [{'b': hp.uniform('b', 0, 1), 'c': 1}, {'b': hp.uniform('d', 0, 1), 'c': 2}])}");
+    struct document doc = {0};
+    struct error e = {0};
+    CHECK(space_point(s, parse_literal(&doc, "{'a': {'b': 0.5, 'c': 2}}"), "t", values, &e) == OK, "%s", e.text);
+    CHECK(values[0] == 1 && isnan(values[1]) && values[2] == 0.5, "%g %g %g", values[0], values[1], values[2]);
+    document_free(&doc);
     space_free(s);
 }
 
