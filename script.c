@@ -333,6 +333,18 @@ static int copies(const char *text, const struct statement *s, const char *name)
            (is(text, &t, name) && next_token(text, s->end, &after) && is(text, &after, "."));
 }
 
+/* Is what one statement makes another name of the same changed under that name? The line, or 0. */
+static int changed_as(const char *text, size_t n, const struct statement *alias) {
+    struct statement s = {0};
+    char name[64] = "";
+    if (alias->name >= sizeof name) return alias->line;
+    memcpy(name, text + alias->begin, alias->name);
+    while (script_next(text, n, &s)) {
+        if (writes_name(text, &s, name) == WRITES_INTO && !is_argument(text, n, &s, name)) return s.line;
+    }
+    return 0;
+}
+
 /* What in the rest of a script may make the space another one than `found`? */
 static int check_space(const char *text, size_t n, const struct statement *found, int rank, struct doubt *doubt) {
     struct statement s = {0};
@@ -361,6 +373,10 @@ static int check_space(const char *text, size_t n, const struct statement *found
         if (it && behind && !assigns(text, &s, "space") && copies(text, &s, name))
             return doubt_it(doubt, &s, "this may be another space, made of that of line %d; write it into that",
                             found->line);
+        const int changed = it && assigns_name(text, &s, name) ? changed_as(text, n, &s) : 0;
+        if (changed > 0)
+            return doubt_it(doubt, &s, "line %d may change the space of line %d under this name; write it into that",
+                            changed, found->line);
         if (rank == 1 && !s.imports_all && writes_name(text, &s, "space") != WRITES_NOT &&
             !assigns_name(text, &s, name) && !is_argument(text, n, &s, "space"))
             return doubt_it(doubt, &s, "this makes a `space`, and line %d may be it; call that one `space`",

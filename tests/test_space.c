@@ -571,6 +571,8 @@ static void test_errors(void) {
         {"N = 3\nfor i in b:\n  pass\nif b:\n  space = hp.normal('x', M, 1)\n  M = 4\n", "5:26", "'M' is not known"},
         {"def f():\n  space = hp.normal('x', N, 1)\nif b:\n  N = 4\n", "2:26", "depends on line 4"},
         {"space = {'a': hp.normal('x', 0, 1)}\n# b\r'b'\n", "1:1", "CR alone"},
+        {"space = {'a': hp.normal('x', 0, 1)}\np = space\np['a'] = 1\n", "2:1",
+         "line 3 may change the space of line 1"},
         {"a = hp.normal('x', 0, 1)\nspace = {'a': a, 'b': b}\n", "2:23", "'b' is not known"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
