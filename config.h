@@ -18,8 +18,8 @@ struct net_config {
     enum activation activation;
 };
 
-/* Reads a configuration, the dictionary of SEED.md.
- * ERROR_USER: a missing, unknown or impossible key, with its place. `file` names it in messages. */
+/* Reads a configuration, the dictionary of SEED.md. ERROR_USER: a missing, unknown or impossible key, with its place.
+ * `file` names it in messages. */
 int config_read(struct net_config *, const struct value *, const char *file, struct error *);
 /* The same from a file: a configuration, as JSON or Python, or a result file. *dict is the configuration in *doc, which
  * document_free releases, after an error too. */

@@ -1,9 +1,9 @@
-/* script.c - the statements of a Python script.
+/* script.c - the space in a Python script.
  *
  * People have their space inside the script that minimises over it, among imports, functions and prints. What tells
  * where it is, and whether something else changes it, needs no Python, only its tokens: words, operators, brackets,
- * ends of lines. What a statement holds is then read by space.c, which asks here whether a name can have another value
- * than the one that it found. */
+ * ends of lines. Tokens make statements; of each it is asked what it may do to a name; and where all answers leave one
+ * value, space.c reads that. Where they do not, there is a doubt, and nothing is read. */
 #include "script.h"
 
 #include <stdarg.h>
@@ -99,6 +99,24 @@ static int ends_statement(const char *text, const struct token *t) {
 
 /* ---- statements ---- */
 
+enum { FUNCTIONS_LIMIT = 8 };
+
+struct statement {
+    size_t begin, end;  /* its bytes in the text */
+    int line;           /* where it begins, from 1 */
+    size_t line_start;  /* the first byte of that line */
+    size_t indent;      /* how far from the left its line begins; behind `if x: y;` one more */
+    size_t name, value; /* NAME = value, NAME: type = value: how long the name is, where the value begins; else 0 */
+    int draws;          /* hp. stands in it, outside strings and comments */
+    int closes_nothing; /* a closing bracket in it has none to close */
+    int imports, imports_all; /* it is an `import` or a `from ... import`; that ends with * */
+    int global;               /* it is a `global` or `nonlocal` */
+    int loops;                /* it is a `for` or `while` */
+    int opens_function;       /* it is a `def` or a `class` */
+    int functions;            /* how many of those it stands in; of more than 8 the first 8 count */
+    size_t opened[FUNCTIONS_LIMIT], indents[FUNCTIONS_LIMIT]; /* where they begin, and how far from the left */
+};
+
 static const char *const compounds[] = {"if",   "elif", "else",   "for",     "while",
                                         "with", "try",  "except", "finally", "async"};
 
@@ -114,7 +132,10 @@ static size_t value_of(const char *text, size_t n, struct token t) {
     return is(text, &t, "=") ? t.at + t.length : 0;
 }
 
-int script_next(const char *text, size_t n, struct statement *s) {
+/* Moves *s, all 0 at first, to the next statement of text[n]. A statement ends with its line, unless brackets, a string
+ * in three quotes or a backslash go on, or at a ';'. Those within a function are statements too: `def f():` is one, its
+ * body's follow. Returns 0 behind the last. */
+static int next_statement(const char *text, size_t n, struct statement *s) {
     const struct statement last = *s;
     const int marked = last.end == 0 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0; /* a byte order mark */
     struct token t = {.at = marked ? 3 : last.end}, first;
@@ -172,7 +193,7 @@ static int is_argument(const char *text, size_t n, const struct statement *s, co
     struct statement f = {0};
     for (int i = 0; i < s->functions; i++) {
         while (f.begin != s->opened[i] || f.end == 0) {
-            if (!script_next(text, n, &f)) return 0;
+            if (!next_statement(text, n, &f)) return 0;
         }
         if (mentions(text, &f, name)) return 1;
     }
@@ -265,42 +286,46 @@ static int doubt_it(struct doubt *d, const struct statement *s, const char *form
     return -1;
 }
 
-int script_given(const char *text, size_t n, size_t at, const char *name, struct statement *given,
-                 struct doubt *doubt) {
-    struct statement s = {0}, use = {0}, loop = {0}, other = {0};
+static struct assignment assignment_of(const struct statement *s) {
+    return (struct assignment){
+        .begin = s->begin, .value = s->value, .end = s->end, .line = s->line, .line_start = s->line_start};
+}
+
+int script_given(const char *text, size_t n, size_t at, const char *name, struct assignment *out, struct doubt *doubt) {
+    struct statement s = {0}, use = {0}, loop = {0}, other = {0}, given = {0};
     int writes = 0, unsure = 0;
-    *given = (struct statement){0};
-    while (use.end == 0 && script_next(text, n, &s)) {
+    while (use.end == 0 && next_statement(text, n, &s)) {
         if (s.begin == at) use = s;
     }
     s = (struct statement){0};
-    while (use.end > 0 && script_next(text, n, &s)) {
+    while (use.end > 0 && next_statement(text, n, &s)) {
         const int behind = s.begin >= use.begin, within = is_within(&s, &use);
-        if (given->end > 0 && s.begin <= use.begin && s.indent < given->indent) unsure = 1; /* its block has ended */
-        if (s.begin <= use.begin && loop.end > 0 && s.indent <= loop.indent) loop.end = 0;  /* and the loop */
+        if (given.end > 0 && s.begin <= use.begin && s.indent < given.indent) unsure = 1;  /* its block has ended */
+        if (s.begin <= use.begin && loop.end > 0 && s.indent <= loop.indent) loop.end = 0; /* and the loop */
         if (!behind && s.loops && same_scope(&s, &use)) loop = s;
-        if (s.imports_all && given->end == 0) continue;
+        if (s.imports_all && given.end == 0) continue;
         const enum writes how = writes_name(text, &s, name);
         if (how == WRITES_NOT || s.begin == use.begin) continue;
         if (within ? behind && same_scope(&s, &use) && loop.end == 0
                    : !s.global && (how != WRITES_INTO || is_argument(text, n, &s, name)))
             continue;
-        if (writes++ == 0 && assigns(text, &s, name)) *given = s;
-        if (writes > 1 || given->end == 0) other = s;
+        if (writes++ == 0 && assigns(text, &s, name)) given = s;
+        if (writes > 1 || given.end == 0) other = s;
     }
     if (use.end > 0 && is_argument(text, n, &use, name))
         return doubt_it(doubt, &use, "'%.60s' is an argument of the function here; write its value instead", name);
     if (writes == 0) return 0;
-    if (given->begin > use.begin && given->indent > 0) unsure = 1;
-    if (other.end == 0) other = *given;
-    if (writes > 1 || given->end == 0 || unsure)
+    if (given.begin > use.begin && given.indent > 0) unsure = 1;
+    if (other.end == 0) other = given;
+    if (writes > 1 || given.end == 0 || unsure)
         return doubt_it(doubt, &use, "what '%.60s' is depends on line %d; write its value here", name, other.line);
+    *out = assignment_of(&given);
     return 1;
 }
 
 int script_own(const char *text, size_t n, const char *name) {
     struct statement s = {0};
-    while (script_next(text, n, &s)) {
+    while (next_statement(text, n, &s)) {
         if (!s.imports && writes_name(text, &s, name) != WRITES_NOT) return s.line;
     }
     return 0;
@@ -339,7 +364,7 @@ static int changed_as(const char *text, size_t n, const struct statement *alias)
     char name[64] = "";
     if (alias->name >= sizeof name) return alias->line;
     memcpy(name, text + alias->begin, alias->name);
-    while (script_next(text, n, &s)) {
+    while (next_statement(text, n, &s)) {
         if (writes_name(text, &s, name) == WRITES_INTO && !is_argument(text, n, &s, name)) return s.line;
     }
     return 0;
@@ -356,7 +381,7 @@ static int check_space(const char *text, size_t n, const struct statement *found
         if (text[i] == '\r' && (i + 1 == n || text[i + 1] != '\n'))
             return doubt_it(doubt, found, "lines end with CR alone in this file; save it with line feeds");
     }
-    while (script_next(text, n, &s)) {
+    while (next_statement(text, n, &s)) {
         const int behind = s.begin > found->begin, same = same_scope(&s, found);
         if (s.begin == found->begin) continue;
         const enum writes how = writes_name(text, &s, name);
@@ -387,25 +412,26 @@ static int check_space(const char *text, size_t n, const struct statement *found
     return 1;
 }
 
-int script_space(const char *text, size_t n, struct statement *found, struct doubt *doubt) {
-    struct statement s = {0}, last = {0}, nameless = {0};
+int script_space(const char *text, size_t n, struct assignment *out, struct doubt *doubt) {
+    struct statement s = {0}, found = {0}, last = {0}, nameless = {0};
     int best = 1, candidates = 0, others = 0;
-    while (script_next(text, n, &s)) {
+    while (next_statement(text, n, &s)) {
         const int rank = space_rank(text, &s);
         if (rank >= best) {
             candidates = rank > best ? 1 : candidates + 1;
-            if (candidates == 1) *found = s;
+            if (candidates == 1) found = s;
             best = rank;
             last = s;
         }
         if (s.draws && others > 0 && nameless.end == 0) nameless = s;
         others += !s.imports;
     }
-    if (candidates == 1) return check_space(text, n, found, best, doubt);
+    *out = assignment_of(&found);
+    if (candidates == 1) return check_space(text, n, &found, best, doubt);
     if (candidates > 1)
         return doubt_it(doubt, &last,
                         "this may be the space, and so may line %d; call the right one, and no other, `space`",
-                        found->line);
+                        found.line);
     return nameless.end == 0 ? 0
                              : doubt_it(doubt, &nameless, "hp.* stands here, but no `space = ...`; write the space so");
 }

@@ -65,7 +65,8 @@ struct reader {
     int parent, option; /* of a parameter read now */
     size_t whole;       /* of a script: its bytes, where n ends with the statement that is read now, */
     size_t statement;   /* where that begins, */
-    int names;          /* and how many names have stood for what they were given */
+    int names;          /* how many names have stood for what they were given, */
+    unsigned checked;   /* and which words are known not to be the script's own (check_own) */
     int depth;
     int failed;
     struct error *e;
@@ -556,7 +557,7 @@ static struct value *read_dict(struct reader *r) {
 /* ---- names that a script has given a value ---- */
 
 /* To the value of a statement NAME = value, which ends the text until there is a go_to. */
-static void go_to_value(struct reader *r, const struct statement *s) {
+static void go_to_value(struct reader *r, const struct assignment *s) {
     r->at = r->statement = s->begin;
     r->line = s->line;
     r->line_start = s->line_start;
@@ -565,22 +566,18 @@ static void go_to_value(struct reader *r, const struct statement *s) {
     skip(r);
 }
 
-/* Scripts are gone through anew for each name: not without end. */
-static int is_too_long(struct reader *r) {
-    return ++r->names > NAMES_LIMIT || (double)r->names * (double)r->whole > 1e7;
-}
-
-/* To the value that a name, which stands in line and column, has in the statement read now. */
+/* To the value that a name, which stands in line and column, has in the statement read now. A script is gone through
+ * anew for each: not without end. */
 static void go_to_name(struct reader *r, const char *name, int line, int column) {
-    struct statement given;
+    struct assignment given;
     struct doubt doubt = {0};
-    const int too_long = is_too_long(r);
-    const int found =
-        too_long || r->whole == 0 ? 0 : script_given(r->text, r->whole, r->statement, name, &given, &doubt);
-    if (too_long) {
+    if (++r->names > NAMES_LIMIT || (double)r->names * (double)r->whole > 1e7) {
         complain_at(r, line, column, "names stand for values more than %d times, or in too long a script",
                     r->names - 1);
-    } else if (found < 0) {
+        return;
+    }
+    const int found = r->whole > 0 ? script_given(r->text, r->whole, r->statement, name, &given, &doubt) : 0;
+    if (found < 0) {
         complain_at(r, line, column, "%s", doubt.why);
     } else if (found == 0) {
         complain_at(r, line, column, "'%s' is not known here", name);
@@ -589,9 +586,18 @@ static void go_to_name(struct reader *r, const char *name, int line, int column)
     }
 }
 
-/* A script may have a `log` or a `choice` of its own. */
+/* A script may have a `log` or a `choice` of its own: a word that is called, and means something here, must not be one
+ * of these. */
 static void check_own(struct reader *r, const char *word, int line, int column) {
-    const int own = r->whole > 0 && !is_too_long(r) ? script_own(r->text, r->whole, word) : 0;
+    static const char *const others[] = {"int", "float", "dict", "range", "list",
+                                         "log", "exp",   "sqrt", "log10", "log2"};
+    enum { OTHERS = sizeof others / sizeof *others };
+    int i = 0; /* its bit in r->checked: a distribution's, or one behind those */
+    while (i < N_DISTRIBUTIONS && strcmp(word, distribution_names[i]) != 0) i++;
+    while (i >= N_DISTRIBUTIONS && i < N_DISTRIBUTIONS + OTHERS && strcmp(word, others[i - N_DISTRIBUTIONS]) != 0) i++;
+    if (r->whole == 0 || i == N_DISTRIBUTIONS + OTHERS || (r->checked >> i & 1) != 0) return;
+    r->checked |= 1u << i;
+    const int own = script_own(r->text, r->whole, word);
     if (own > 0)
         complain_at(r, line, column,
                     "'%s' is the script's own, by line %d; those known here are hyperopt's, numpy's and Python's", word,
@@ -710,6 +716,7 @@ static void read_option_list(struct reader *r, int weighted, struct items *optio
     int comma = 0;
     if (!string_starts(r) && read_word(r, word, sizeof word)) {
         const struct reader back = *r;
+        if (peek(r, 0) == '(') check_own(r, word, line, column);
         if (strcmp(word, "range") == 0 && !weighted) {
             read_range(r, options);
         } else if (strcmp(word, "list") == 0 && accept(r, '(')) {
@@ -912,7 +919,7 @@ static struct value *read_param(struct reader *r, enum distribution dist, int li
 
 /* ---- names, expressions ---- */
 
-/* A name that a script has given a value above. */
+/* A name that a script has given a value. */
 static struct value *read_given(struct reader *r, const char *name, int line, int column) {
     const struct reader back = *r;
     go_to_name(r, name, line, column);
@@ -1179,7 +1186,7 @@ static void skip_preamble(struct reader *r) {
 
 /* Goes to the value that is the space of a script, and returns 1; 0 where there is none. */
 static int find_space(struct reader *r) {
-    struct statement found;
+    struct assignment found;
     struct doubt doubt = {0};
     const int which = script_space(r->text, r->n, &found, &doubt);
     if (which < 0) complain_at(r, doubt.line, doubt.column, "%s", doubt.why);

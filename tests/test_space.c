@@ -560,6 +560,7 @@ static void test_errors(void) {
         {"space = {'a': hp.normal('x', 0, 1)}\np = dict(space, b=1)\n", "2:1", "may be another space"},
         {"space = {'a': hp.normal('x', 0, 1)}\np = space.copy()\n", "2:1", "may be another space"},
         {"def log(x): return x\nspace = hp.normal('x', log(2), 1)\n", "2:24", "is the script's own, by line 1"},
+        {"range = xrange\nspace = hp.choice('x', range(3))\n", "2:24", "is the script's own, by line 1"},
         {"tau = 0.5\nspace = hp.normal('x', math.tau, 1)\n", "2:24", "'tau' is not known"},
         {"N = 3\n(N, M) = (1, 5)\nspace = hp.normal('x', N, 1)\n", "3:24", "depends on line 2"},
         {"N = 3\nfrom b import *\nspace = hp.normal('x', N, 1)\n", "3:24", "depends on line 2"},
