@@ -11,7 +11,7 @@
  * --without, on a GPU, shows what is gained by what is left out: beside: weight gradients beside the chain of the other
  * operations; early: kernels that come before the one before them is done; wgmma: Hopper's own products; cublas: it,
  * for dense layers.
- * --device none measures nothing and prints that account alone, for an H200.
+ * --device none measures nothing and prints that account alone, for an H200, and what each fusion saves (step_fused.h).
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
 #include <stdio.h>
@@ -21,6 +21,7 @@
 #include "../config.h"
 #include "../net.h"
 #include "step_cache.h"
+#include "step_fused.h"
 #include "witness.h"
 
 #ifdef PARZEN_CUDA
@@ -217,6 +218,27 @@ static int operations(const struct witness *w, enum making making, const struct 
     return OK;
 }
 
+/* What the step would take besides without each of the fusions. */
+static void print_fusions(const struct program *p, int n, enum making making) {
+    struct saved saved[FUSIONS + 1] = {{0}};
+    double maps = 0;
+    int kernels = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        const struct cost c = cost_of(p, i, n, making);
+        maps += c.maps;
+        kernels += c.kernels;
+        saved_by(p, i, n, making, saved);
+    }
+    printf("\nwithout a fusion the step's %.1f MB in %d kernels are more, by          MB   kernels\n", maps / 1e6,
+           kernels);
+    for (int f = 0; f < FUSIONS; f++) {
+        printf("  %-72s %7.1f %7d\n", fusions[f], saved[f].maps / 1e6, saved[f].kernels);
+        saved[FUSIONS].maps += saved[f].maps;
+        saved[FUSIONS].kernels += saved[f].kernels;
+    }
+    printf("  %-72s %7.1f %7d\n", "all of them", saved[FUSIONS].maps / 1e6, saved[FUSIONS].kernels);
+}
+
 static int measure(const char *file, const struct options *o, struct device *real, const struct ceilings *ceilings,
                    struct error *e) {
     struct witness witness = witness_of(real);
@@ -287,6 +309,7 @@ static int measure(const char *file, const struct options *o, struct device *rea
                size.multiply_adds / 1e6);
     }
     if (o->ops || real == NULL) failed = operations(&witness, o->making, ceilings, e);
+    if (real == NULL && !failed) print_fusions(witness.program, witness.n, o->making);
 end:
     net_free(net);
     net_images_unload(&set, d);
