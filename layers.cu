@@ -679,6 +679,7 @@ static int window_weights(struct run *r, const struct op_conv_weight *o, struct 
     p->over_k = over(o->k), p->over_taps = over(o->k * o->k);
     p->over_width = over(p->width), p->over_height = over(p->height);
     p->by_tiles_x = divisor_of((uint32_t)p->tiles_x), p->by_tiles_y = divisor_of((uint32_t)p->tiles_y);
+    if (o->k * o->k > TAPS_MOST) return 0;                         /* as far as the tables go */
     if (p->w >= 1 << 14 || p->h >= 1 << 14) return 0;              /* as far as packed() goes */
     if (p->chunks * o->k * o->k > 65536 / (o->k * o->k)) return 0; /* as far as over() goes */
     WITH_COLUMNS(tile_columns(p->source.at, p->columns), go_window_weight, r, p, &splits)
@@ -1235,9 +1236,10 @@ static int start_cublas(struct device_cuda *c, const char *name, struct error *e
 
 /* Without it c->handle stays NULL, and dense layers are made like other convolutions. */
 static int open_cublas(struct device_cuda *c, struct error *e) {
-    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so"};
+    static const char *const names[] = {CUBLAS_NAMES};
     int failed = cuda_malloc(&c->workspace, CUBLAS_WORKSPACE, "cuBLAS", e);
-    for (int i = 0; i < 3 && !failed && c->handle == NULL; i++) failed = start_cublas(c, names[i], e);
+    for (int i = 0; i < (int)(sizeof names / sizeof *names) && !failed && c->handle == NULL; i++)
+        failed = start_cublas(c, names[i], e);
     return failed;
 }
 

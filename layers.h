@@ -367,6 +367,8 @@ int device_cpu(struct device **, int threads, const char *isa, struct error *);
  * operations; kernels that are put on the multiprocessors before the one before them is done; Hopper's own products;
  * cuBLAS for dense layers. */
 enum { CUDA_WITHOUT_BESIDE = 1, CUDA_WITHOUT_EARLY = 2, CUDA_WITHOUT_WGMMA = 4, CUDA_WITHOUT_CUBLAS = 8 };
+/* What cuBLAS may be found as, the first first; the last where a toolkit lies that the loader has not been told of. */
+#define CUBLAS_NAMES "libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so"
 /* Adds to *without what a list names: "beside", "early", "wgmma", "cublas", commas between. NULL: nothing. ERROR_USER
  * where there is no such thing. */
 int device_cuda_without(unsigned *without, const char *list, struct error *);

@@ -8,9 +8,9 @@
  * several epochs behind one that warms up. --ops also times the operations one by one, in their places in a step, and
  * sets them against what they move and multiply (step_cost.h). The loss, after all of them, is the same to the last
  * digit however often it is measured, and on a GPU without early kernels or weight gradients beside the rest too.
- * --without, on a GPU, shows what is gained by what is left out: beside: weight gradients beside the chain of the other
- * operations; early: kernels that come before the one before them is done; wgmma: Hopper's own products; cublas: it,
- * for dense layers.
+ * --without (and PARZEN_WITHOUT), on a GPU, shows what is gained by what is left out: beside: weight gradients beside
+ * the chain of the other operations; early: kernels that come before the one before them is done; wgmma: Hopper's own
+ * products; cublas: it, for dense layers.
  * --device none measures nothing and prints that account alone, for an H200, and what each fusion saves (step_fused.h).
  *
  * On a GPU the two ceilings, a copy in its memory and a product of bf16 matrices by cuBLAS, are measured first. */
@@ -87,8 +87,11 @@ static int gemm_work(void *context) { /* bf16 in, fp32 sums, bf16 out */
 static void measure_ceilings(struct ceilings *c) {
     struct gpu_work w = {NULL};
     uint16_t *noise = NULL;
-    void *library = dlopen("libcublas.so.13", RTLD_NOW);
-    if (library == NULL) library = dlopen("libcublas.so.12", RTLD_NOW);
+    static const char *const names[] = {CUBLAS_NAMES};
+    double copy = 0, flops = 0;
+    void *library = NULL;
+    for (int i = 0; i < (int)(sizeof names / sizeof *names) && library == NULL; i++)
+        library = dlopen(names[i], RTLD_NOW);
     if (cudaMalloc((void **)&w.a, COPY_BYTES) != cudaSuccess || cudaMalloc((void **)&w.b, COPY_BYTES) != cudaSuccess ||
         cudaMalloc((void **)&w.c, COPY_BYTES) != cudaSuccess)
         goto end;
@@ -99,7 +102,7 @@ static void measure_ceilings(struct ceilings *c) {
     cudaMemcpy(w.a, noise, NOISE_BYTES, cudaMemcpyHostToDevice);
     for (size_t n = NOISE_BYTES; n < COPY_BYTES; n *= 2) cudaMemcpy(w.a + n, w.a, n, cudaMemcpyDeviceToDevice);
     cudaMemcpy(w.b, w.a, COPY_BYTES, cudaMemcpyDeviceToDevice);
-    const double copy = time_on_gpu(copy_work, &w);
+    copy = time_on_gpu(copy_work, &w);
     if (copy > 0) c->memory = 2.0 * COPY_BYTES / copy;
     if (library != NULL) {
         int (*create)(void **) = NULL;
@@ -108,7 +111,7 @@ static void measure_ceilings(struct ceilings *c) {
         if (create != NULL && w.gemm != NULL && create(&w.handle) == 0) {
             const double seconds = time_on_gpu(gemm_work, &w);
             if (seconds > 0) {
-                const double flops = 2.0 * GEMM_SIDE * GEMM_SIDE * GEMM_SIDE / seconds;
+                flops = 2.0 * GEMM_SIDE * GEMM_SIDE * GEMM_SIDE / seconds;
                 c->mma_sync *= flops / c->flops;
                 c->flops = flops;
             }
@@ -120,8 +123,9 @@ end:
     cudaFree(w.b);
     cudaFree(w.c);
     (void)cudaGetLastError(); /* what has failed here is no business of the steps */
-    printf("ceilings: memory %.2f TB/s (a copy, read and written), %.0f TFLOP/s (cuBLAS, bf16, %d cubed)\n",
-           c->memory / 1e12, c->flops / 1e12, GEMM_SIDE);
+    printf("ceilings: memory %.2f TB/s (%s), %.0f TFLOP/s (%s)\n", c->memory / 1e12,
+           copy > 0 ? "a copy, read and written" : "not measured: an H200's", c->flops / 1e12,
+           flops > 0 ? "cuBLAS, bf16, 8192 cubed" : "not measured, cuBLAS is not there: an H200's");
 }
 #endif
 
@@ -332,6 +336,7 @@ int main(int argc, char **argv) {
     struct ceilings ceilings = h200;
     struct error e = {0};
     int i = 1, failed = OK;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what is measured is there, too, if what follows hangs */
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "--fp32") == 0) {
             o.fp32 = 1;
@@ -357,7 +362,8 @@ int main(int argc, char **argv) {
     }
     if (i == argc && !o.probe) return usage();
 #ifdef PARZEN_CUDA
-    if (device_cuda_without(&o.without, without, &e) != OK) {
+    if (device_cuda_without(&o.without, without, &e) != OK ||
+        device_cuda_without(&o.without, getenv("PARZEN_WITHOUT"), &e) != OK) {
         fprintf(stderr, "bench: %s\n", e.text);
         return 2;
     }
@@ -384,8 +390,13 @@ int main(int argc, char **argv) {
 #endif
     }
     if (!failed && device != NULL) printf("%s\n", device->about);
-    for (; i < argc && !failed; i++) failed = measure(argv[i], &o, device, &ceilings, &e);
     if (failed) fprintf(stderr, "bench: %s\n", e.text);
+    for (const int opened = !failed; i < argc && opened; i++) {
+        const int one = measure(argv[i], &o, device, &ceilings, &e);
+        if (one == ERROR_USER) fprintf(stderr, "bench: %s\n", e.text); /* it names the file */
+        if (one && one != ERROR_USER) fprintf(stderr, "bench: %s: %s\n", argv[i], e.text);
+        if (one) failed = one;
+    }
     if (device != NULL) device->close(device);
     return failed;
 }
