@@ -390,8 +390,11 @@ int main(int argc, char **argv) {
 #endif
     }
     if (!failed && device != NULL) printf("%s\n", device->about);
-    if (failed) fprintf(stderr, "bench: %s\n", e.text);
-    for (const int opened = !failed; i < argc && opened; i++) {
+    if (failed) {
+        fprintf(stderr, "bench: %s\n", e.text);
+        i = argc;
+    }
+    for (; i < argc; i++) { /* one that fails keeps no other from being measured */
         const int one = measure(argv[i], &o, device, &ceilings, &e);
         if (one == ERROR_USER) fprintf(stderr, "bench: %s\n", e.text); /* it names the file */
         if (one && one != ERROR_USER) fprintf(stderr, "bench: %s: %s\n", argv[i], e.text);

@@ -1,7 +1,8 @@
 /* step_fused.h - what each fusion saves of a step: the bytes and kernels that it would take besides if one thing that
  * rides along in another's kernel had a kernel of its own, which reads what it needs and writes what it makes. From the
  * shapes, as step_cost.h counts maps: each map once for each kernel that touches it. The fusions are independent of one
- * another: what several save is the sum. For bench.c. */
+ * another: what several save is the sum. Dense layers are left out: their products are cuBLAS's, and their endings and
+ * biases' gradients kernels of their own. For bench.c. */
 #ifndef STEP_FUSED_H
 #define STEP_FUSED_H
 #include "step_cost.h"
@@ -54,6 +55,7 @@ static void saved_by(const struct program *program, int i, int n, enum making ma
     switch (op->kind) {
         case OP_CONV: {
             const struct op_conv *o = &op->conv;
+            if (o->in.h == 1) break;
             const double out = bytes_of(o->out.at != NULL ? &o->out : &o->dropped, n);
             save(s, FUSED_ENDING, 2 * out);
             if (o->bn != NULL) save(s, FUSED_STATISTICS, out);
@@ -76,6 +78,7 @@ static void saved_by(const struct program *program, int i, int n, enum making ma
         }
         case OP_CONV_DATA: {
             const struct op_conv_data *o = &op->conv_data;
+            if (o->out_gradient.h == 1) break;
             const double gradient = bytes_of(&o->gradient, n);
             if (o->drop.threshold > 0) save(s, FUSED_DROPOUT, 2 * gradient);
             if (o->add.at != NULL) save(s, FUSED_SUM, 2 * gradient);
@@ -97,7 +100,8 @@ static void saved_by(const struct program *program, int i, int n, enum making ma
             break;
         }
         case OP_CONV_WEIGHT:
-            if (op->conv_weight.bias != LAYERS_NONE) save(s, FUSED_BIAS, bytes_of(&op->conv_weight.out_gradient, n));
+            if (op->conv_weight.bias != LAYERS_NONE && op->conv_weight.in.h > 1)
+                save(s, FUSED_BIAS, bytes_of(&op->conv_weight.out_gradient, n));
             break;
         case OP_OPTIMISE:
             save(s, FUSED_L2, 4.0 * (double)program->parameters->n_decayed);
